@@ -1,0 +1,35 @@
+# Everything runs in .venv, built from requirements.lock. PIP_* variables pass through to pip.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+SWEEP := runs/vanishing_exploding
+
+.PHONY: demo test test-all lint figures clean
+
+demo: .venv
+	$(BIN)/python experiments/train.py experiment=vanishing_exploding
+	$(BIN)/python analysis/gradient_flow.py $(SWEEP)
+	$(BIN)/python analysis/training_curves.py $(SWEEP)
+	@$(BIN)/python experiments/dashboards.py $(SWEEP)
+
+test: .venv
+	$(BIN)/python -m pytest
+
+test-all: .venv
+	$(BIN)/python -m pytest -m ""
+
+lint: .venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+figures: demo
+
+.venv: .venv/installed
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+clean:
+	rm -rf .venv

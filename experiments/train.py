@@ -1,0 +1,19 @@
+"""Trains one run, or with -m a sweep as one tensor program.
+
+python experiments/train.py key=value ...
+python experiments/train.py -m key=value,value ... | experiment=NAME
+"""
+
+import hydra
+from omegaconf import DictConfig
+
+from rnn_lab import launcher
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="config")
+def train(config: DictConfig) -> float | None:
+    return launcher.train_one(config)
+
+
+if __name__ == "__main__":
+    launcher.command_line(train)

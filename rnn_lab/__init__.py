@@ -1,0 +1,1 @@
+"""rnn_lab: a laboratory for gradient flow in recurrent networks."""

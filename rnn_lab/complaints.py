@@ -1,0 +1,45 @@
+"""Errors of Hydra and OmegaConf, which take several lines and name no remedy, as one line each: key, value, what is allowed."""
+
+import difflib
+import re
+import sys
+import traceback
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from rnn_lab.config import Config, ConfigError, leaves
+from rnn_lab.recording.store import Locked
+
+HINTS = (  # pattern over the message, the line that answers it
+    (r"Ambiguous value for argument '(?P<o>[^']*)'", "{o}: several values make a sweep; add -m"),
+    (r"Could not find '(?P<group>[^']*)/(?P<option>[^']*)'", "{group}={option}: must be one of {options}"),
+    (r"Could not override '(?P<key>[^']*)'", "{key}: no such key{close}"),
+    (r"Key '(?P<key>[^']*)' (is )?not in", "{key}: no such key{close}"),
+)
+
+
+def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
+    """What to tell the user, a line for each problem; a traceback for what is nobody's input but a bug of ours."""
+    if isinstance(error, ConfigError | Locked):
+        return str(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return "".join(traceback.format_exception(error)).rstrip()
+    message = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
+    known = {leaf.key: leaf for leaf in leaves(Config())}
+    arguments = overrides if overrides is not None else sys.argv[1:]
+    full_key = re.search(r"full_key: (\S+)", message)
+    if full_key and full_key[1] in known:
+        key = full_key[1]
+        given = next((a.split("=", 1)[1] for a in arguments if a.lstrip("+").split("=", 1)[0] == key and "=" in a), "?")
+        return f"{key}={given}: must be {_kind(known[key].value)}{known[key].rule.words}"
+    for pattern, answer in HINTS:
+        if match := re.search(pattern, message):
+            options = re.findall(r"^\t(\S+)$", message, re.MULTILINE)
+            close = difflib.get_close_matches(match.groupdict().get("key", ""), known, n=1, cutoff=0.5)
+            return answer.format(**match.groupdict(), options=", ".join(options), close=f"; did you mean {close[0]}?" if close else "")
+    return " ".join(message.split())
+
+
+def _kind(default: object) -> str:
+    return ""

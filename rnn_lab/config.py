@@ -1,0 +1,241 @@
+"""The typed configuration: every key, its default, what it allows, and whether it may differ between the runs of one program.
+
+Hydra composes conf/ into these dataclasses; `problems` says in one line each what is wrong with a config; `run_id` names a run after what
+determines it. No torch here: `--help`, completion and bad input must answer at once.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+
+class ConfigError(ValueError):
+    """Bad input. Each line of the message names a key, its value and what is allowed."""
+
+
+class Rule(NamedTuple):
+    """What a key allows: a predicate, and the words for it."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def one_of(*options: str) -> Rule:
+    return Rule(lambda v: v in options, "one of " + ", ".join(options))
+
+
+def at_least(least: int) -> Rule:
+    return Rule(lambda v: v >= least, f"a whole number >= {least}")
+
+
+POSITIVE = Rule(lambda v: math.isfinite(v) and v > 0, "a finite number > 0")
+NOT_NEGATIVE = Rule(lambda v: math.isfinite(v) and v >= 0, "a finite number >= 0")
+SEED = Rule(lambda v: 0 <= v < 2**63, "a whole number from 0 to 2^63 - 1")
+SWEEP = Rule(lambda v: re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", v) is not None, "letters, digits, . _ - (not first a dot), at most 100")
+
+
+def or_null(rule: Rule) -> Rule:
+    return Rule(lambda v: v is None or rule.holds(v), f"null or {rule.words}")
+
+
+def static(default: Any, rule: Rule) -> Any:
+    """A field that must be equal in all runs of one program: shapes and what selects code."""
+    return field(default=default, metadata={"rule": rule, "static": True})
+
+
+def per_run(default: Any, rule: Rule) -> Any:
+    """A field in which the runs of one program may differ."""
+    return field(default=default, metadata={"rule": rule, "static": False})
+
+
+@dataclass
+class Task:
+    name: str = static("temporal_order", one_of("temporal_order"))
+    length: int = static(100, at_least(1))
+    reduction: str = static("mean", one_of("mean", "sum"))
+
+
+@dataclass
+class Model:
+    name: str = static("elman", one_of("elman"))
+    hidden: int = static(50, at_least(1))
+    layers: int = static(1, at_least(1))
+    activation: str = static("tanh", one_of("sigmoid", "tanh", "relu", "linear"))
+
+
+@dataclass
+class Init:
+    name: str = per_run("gaussian", one_of("gaussian", "orthogonal", "identity", "sparse"))
+    scale: float = per_run(1.0, NOT_NEGATIVE)
+    std: float | None = per_run(None, or_null(NOT_NEGATIVE))
+    input_scale: float = per_run(1.0, NOT_NEGATIVE)
+    input_std: float | None = per_run(None, or_null(NOT_NEGATIVE))
+    output_scale: float = per_run(1.0, NOT_NEGATIVE)
+    output_std: float | None = per_run(None, or_null(NOT_NEGATIVE))
+    links: int = per_run(15, at_least(1))
+
+
+@dataclass
+class Clip:
+    name: str = static("none", one_of("none", "norm", "value"))
+    threshold: float = per_run(1.0, POSITIVE)
+
+
+@dataclass
+class Optimizer:
+    name: str = static("sgd", one_of("sgd"))
+    lr: float = per_run(0.01, NOT_NEGATIVE)
+
+
+@dataclass
+class Training:
+    updates: int = static(1000, at_least(0))
+    batch_size: int = static(20, at_least(1))
+    log_every: int = static(10, at_least(1))
+    dtype: str = static("float32", one_of("float32", "float64"))
+    device: str = static("cpu", Rule(lambda v: re.fullmatch(r"cpu|cuda(:\d+)?", v) is not None, "cpu, cuda or cuda:N"))
+
+
+@dataclass
+class Eval:
+    every: int | None = static(None, or_null(at_least(1)))
+    sequences: int = static(10000, at_least(1))
+
+
+@dataclass
+class Probe:
+    spectrum_every: int | None = static(None, or_null(at_least(1)))
+
+
+@dataclass
+class Tracker:
+    name: str = per_run("wandb", one_of("wandb", "none"))
+    mode: str = per_run("offline", one_of("offline", "online", "disabled"))
+    project: str = per_run("rnn_lab", Rule(lambda v: re.fullmatch(r"[A-Za-z0-9._-]{1,128}", v) is not None, "letters, digits, . _ -"))
+
+
+@dataclass
+class Config:
+    sweep: str = per_run("default", SWEEP)
+    seed: int = per_run(0, SEED)
+    preset: str = per_run("none", Rule(lambda v: re.fullmatch(r"\w+", v) is not None, "a preset of conf/preset"))
+    task: Task = field(default_factory=Task)
+    model: Model = field(default_factory=Model)
+    init: Init = field(default_factory=Init)
+    clip: Clip = field(default_factory=Clip)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    training: Training = field(default_factory=Training)
+    eval: Eval = field(default_factory=Eval)
+    probe: Probe = field(default_factory=Probe)
+    tracker: Tracker = field(default_factory=Tracker)
+
+
+class Leaf(NamedTuple):
+    """One key of a config: "clip.threshold", its value, its rule, and whether it is static."""
+
+    key: str
+    value: Any
+    rule: Rule
+    static: bool
+
+
+def leaves(node: Any, prefix: str = "") -> Iterator[Leaf]:
+    """All keys of a config, in the order of their definition."""
+    for f in fields(node):
+        value = getattr(node, f.name)
+        if is_dataclass(value):
+            yield from leaves(value, f"{prefix}{f.name}.")
+        else:
+            yield Leaf(prefix + f.name, value, f.metadata["rule"], f.metadata["static"])
+
+
+def typed(composed: DictConfig) -> Config:
+    """A composed job config as a Config. Hydra's own node is left out; composition has checked keys and types against the schema."""
+
+    def build(cls: Any, node: DictConfig) -> Any:
+        return cls(**{f.name: build(type(v), node[f.name]) if is_dataclass(v := _default(f)) else node[f.name] for f in fields(cls)})
+
+    return build(Config, composed)
+
+
+def _default(f: Field) -> Any:
+    return f.default if f.default_factory is MISSING else f.default_factory()
+
+
+def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
+    """What is wrong, one line each; empty if nothing is. `overrides`: the command line's, for rules about what may stand beside what."""
+    found = [f"{leaf.key}={_shown(leaf.value)}: must be {leaf.rule.words}" for leaf in leaves(config) if not leaf.rule.holds(leaf.value)]
+    if found:
+        return found
+    from rnn_lab.tasks import TASKS  # imports torch
+
+    shortest, init = TASKS[config.task.name].shortest, config.init
+    if config.task.length < shortest:
+        found.append(f"task.length={config.task.length}: {config.task.name} needs at least {shortest}")
+    given = {o.lstrip("+").split("=", 1)[0] for o in overrides or []}
+    for std, scale in (("std", "scale"), ("input_std", "input_scale"), ("output_std", "output_scale")):
+        if getattr(init, std) is not None and (getattr(init, scale) != 1 or {f"init.{std}", f"init.{scale}"} <= given):
+            found.append(f"init.{std}={getattr(init, std)} and init.{scale}={getattr(init, scale)}: give one of the two")
+    if init.std is not None and init.name != "gaussian":
+        found.append(f"init.std={init.std}: only init=gaussian has a std (init.scale is the gain or, for sparse, rho)")
+    if config.preset != "none":
+        for key in sorted(given & {"init", "init.name", "model.activation"}):
+            found.append(f"preset={config.preset} sets {key}: give one of the two")
+    if config.training.device.startswith("cuda"):
+        import torch
+
+        if not torch.cuda.is_available():
+            found.append(f"training.device={config.training.device}: no GPU here, use cpu")
+    return found
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else repr(value) if value == "" else str(value)
+
+
+def _without_effect(config: Config) -> set[str]:
+    """Keys that the chosen options ignore: runs that differ in nothing else are one run."""
+    ignored = {leaf.key for leaf in leaves(config) if leaf.key == "sweep" or leaf.key.startswith("tracker.")}
+    init = config.init
+    rules = {
+        "clip.threshold": config.clip.name == "none",
+        "init.links": init.name != "sparse",
+        "init.scale": init.std is not None,
+        "init.input_scale": init.input_std is not None,
+        "init.output_scale": init.output_std is not None,
+        "eval.sequences": config.eval.every is None,
+    }
+    return ignored | {key for key, without_effect in rules.items() if without_effect}
+
+
+def run_id(config: Config) -> str:
+    """Ten hex digits of the SHA-256 of everything that determines the run's numbers; the same with and without -m, in any spelling."""
+    ignored = _without_effect(config)
+    identity = {leaf.key: leaf.value for leaf in leaves(config) if leaf.key not in ignored}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def static_key(config: Config) -> tuple:
+    """Runs with equal keys can train as one program. Keys without effect do not keep runs apart."""
+    ignored = _without_effect(config)
+    return tuple((leaf.key, leaf.value) for leaf in leaves(config) if leaf.static and leaf.key not in ignored)
+
+
+def run_name(config: Config) -> str:
+    """A readable name that ends in the run id, for people and dashboards."""
+    init = config.init
+    what = config.preset if config.preset != "none" else f"{config.model.activation}-{init.name}{init.std if init.std is not None else init.scale:g}"
+    return f"{what}-L{config.task.length}-{config.clip.name}-seed{config.seed}-{run_id(config)}"
+
+
+def container(config: Config) -> dict[str, Any]:
+    """The config as nested plain containers."""
+    plain = OmegaConf.to_container(OmegaConf.structured(config))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}

@@ -1,0 +1,107 @@
+"""From configs to one tensor program: group runs of equal shape, draw each run's parameters and data from its own streams, stack them."""
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rnn_lab import inits
+from rnn_lab.config import Config, static_key
+from rnn_lab.parameters import Parameters
+from rnn_lab.tasks import Task
+
+BLOCK = 16  # mini-batches drawn at a time; a constant, so that a run's draws do not depend on the program it is in
+
+Rng = np.random.Generator
+
+
+def programs(configs: list[Config], max_runs: int) -> list[list[int]]:
+    """Indices of the configs that train together, in the order of their first member; none longer than max_runs."""
+    groups: dict[tuple, list[int]] = defaultdict(list)
+    for index, config in enumerate(configs):
+        groups[static_key(config)].append(index)
+    return [group[i : i + max_runs] for group in groups.values() for i in range(0, len(group), max_runs)]
+
+
+def streams(seed: int) -> tuple[Rng, Rng, np.random.SeedSequence]:
+    """A run's random numbers: the generators of initialisation and training data, and the root of one generator for each evaluation."""
+    init, train, evaluation = np.random.SeedSequence(seed).spawn(3)
+    return np.random.default_rng(init), np.random.default_rng(train), evaluation
+
+
+def evaluation_rng(root: np.random.SeedSequence, step: int) -> Rng:
+    """The generator of the evaluation after `step` updates, whichever evaluations came before."""
+    return np.random.default_rng(np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, step)))
+
+
+def recurrent_matrix(config: Config, z: NDArray[np.float64], links_rng: Rng) -> NDArray[np.float64]:
+    """W of one layer from unit normals z, by config.init."""
+    init, hidden = config.init, len(z)
+    match init.name:
+        case "gaussian":
+            return inits.gaussian(z, init.scale / math.sqrt(hidden) if init.std is None else init.std)
+        case "orthogonal":
+            return inits.orthogonal(z, init.scale)
+        case "identity":
+            return inits.identity(hidden, init.scale)
+        case _:
+            return inits.sparse(z, init.links, init.scale, links_rng)
+
+
+def initialise_(theta: Parameters, config: Config, rng: Rng) -> None:
+    """Fills one run's parameters: std of U is input_scale/sqrt(fan in), of V output_scale/sqrt(hidden), unless the std is given; biases 0.
+
+    Unit normals are drawn first, in a fixed order, and then scaled: a seed gives the same draws whatever the scales and the kind of W.
+    """
+    init, links_rng = config.init, rng.spawn(1)[0]
+
+    def scaled_normals(like: Tensor, scale: float, std: float | None) -> Tensor:
+        z = rng.standard_normal(like.shape)
+        return torch.from_numpy(z * (scale / math.sqrt(like.shape[0]) if std is None else std))
+
+    for layer in theta.layers:
+        layer.U.copy_(scaled_normals(layer.U, init.input_scale, init.input_std))
+        layer.W.copy_(torch.from_numpy(recurrent_matrix(config, rng.standard_normal(layer.W.shape), links_rng)))
+    theta.V.copy_(scaled_normals(theta.V, init.output_scale, init.output_std))
+
+
+def stack_parameters(configs: list[Config], task: Task, rngs: list[Rng], dtype: torch.dtype, device: str) -> Parameters:
+    """The initial parameters of all runs, (runs, P)."""
+    model = configs[0].model
+    sizes = (task.inputs, model.hidden, task.outputs, model.layers)
+    alone = [Parameters.zeros((), *sizes, dtype=dtype) for _ in configs]
+    for theta, config, rng in zip(alone, configs, rngs, strict=True):
+        initialise_(theta, config, rng)
+    stacked = Parameters.zeros((len(configs),), *sizes, dtype=dtype, device=device)
+    stacked.flat.copy_(torch.stack([theta.flat for theta in alone]))
+    return stacked
+
+
+class MiniBatches:
+    """The runs' mini-batches, each from its own generator: x (runs, T, batch, inputs) and y (runs, L, batch, ...), reused buffers."""
+
+    def __init__(self, task: Task, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str):
+        self.task, self.rngs, self.batch_size = task, rngs, batch_size
+        self.x = torch.zeros(len(rngs), task.steps, batch_size, task.inputs, dtype=dtype, device=device)
+        self.y: Tensor | None = None
+        self._blocks: list[tuple[NDArray, NDArray]] = []
+        self._next = BLOCK
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """The next mini-batch of every run."""
+        if self._next == BLOCK:
+            self._blocks = [self.task.sample(rng, BLOCK, self.batch_size) for rng in self.rngs]
+            self._next = 0
+        k, self._next = self._next, self._next + 1
+        for run, (x, _) in enumerate(self._blocks):
+            self.x[run].copy_(torch.from_numpy(x[k]))
+        y = torch.from_numpy(np.stack([y[k] for _, y in self._blocks]))
+        return self.x, y.to(self.x.device) if y.dtype == torch.int64 else y.to(self.x)
+
+
+def per_run(values: list[float], device: str) -> Tensor:
+    """A hyperparameter of each run, (runs,), float64."""
+    return torch.tensor(values, dtype=torch.float64, device=device)

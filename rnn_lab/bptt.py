@@ -89,7 +89,9 @@ def backward(theta: Parameters, x: Tensor, dE_do: Tensor, net: Net, buffers: Buf
             immediate = delta @ layer.U.transpose(-2, -1).unsqueeze(-3)
 
 
-def scaled_backward(theta: Parameters, x: Tensor, dE_do: Tensor, net: Net, buffers: Buffers, grads: Parameters) -> ScaledAdjoints:
+def scaled_backward(
+    theta: Parameters, x: Tensor, dE_do: Tensor, net: Net, buffers: Buffers, grads: Parameters
+) -> ScaledAdjoints:
     """`backward` with adjoints of any size. `grads` and buffers.delta receive the plain floats, bit for bit those of `backward` wherever
     those stay in the normal range; what it returns never under- or overflows.
     """

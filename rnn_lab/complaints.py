@@ -37,7 +37,9 @@ def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
         if match := re.search(pattern, message):
             options = re.findall(r"^\t(\S+)$", message, re.MULTILINE)
             close = difflib.get_close_matches(match.groupdict().get("key", ""), known, n=1, cutoff=0.5)
-            return answer.format(**match.groupdict(), options=", ".join(options), close=f"; did you mean {close[0]}?" if close else "")
+            return answer.format(
+                **match.groupdict(), options=", ".join(options), close=f"; did you mean {close[0]}?" if close else ""
+            )
     return " ".join(message.split())
 
 

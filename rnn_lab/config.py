@@ -37,7 +37,10 @@ def at_least(least: int) -> Rule:
 POSITIVE = Rule(lambda v: math.isfinite(v) and v > 0, "a finite number > 0")
 NOT_NEGATIVE = Rule(lambda v: math.isfinite(v) and v >= 0, "a finite number >= 0")
 SEED = Rule(lambda v: 0 <= v < 2**63, "a whole number from 0 to 2^63 - 1")
-SWEEP = Rule(lambda v: re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", v) is not None, "letters, digits, . _ - (not first a dot), at most 100")
+SWEEP = Rule(
+    lambda v: re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", v) is not None,
+    "letters, digits, . _ - (not first a dot), at most 100",
+)
 
 
 def or_null(rule: Rule) -> Rule:
@@ -117,7 +120,9 @@ class Probe:
 class Tracker:
     name: str = per_run("wandb", one_of("wandb", "none"))
     mode: str = per_run("offline", one_of("offline", "online", "disabled"))
-    project: str = per_run("rnn_lab", Rule(lambda v: re.fullmatch(r"[A-Za-z0-9._-]{1,128}", v) is not None, "letters, digits, . _ -"))
+    project: str = per_run(
+        "rnn_lab", Rule(lambda v: re.fullmatch(r"[A-Za-z0-9._-]{1,128}", v) is not None, "letters, digits, . _ -")
+    )
 
 
 @dataclass
@@ -159,7 +164,12 @@ def typed(composed: DictConfig) -> Config:
     """A composed job config as a Config. Hydra's own node is left out; composition has checked keys and types against the schema."""
 
     def build(cls: Any, node: DictConfig) -> Any:
-        return cls(**{f.name: build(type(v), node[f.name]) if is_dataclass(v := _default(f)) else node[f.name] for f in fields(cls)})
+        return cls(
+            **{
+                f.name: build(type(v), node[f.name]) if is_dataclass(v := _default(f)) else node[f.name]
+                for f in fields(cls)
+            }
+        )
 
     return build(Config, composed)
 
@@ -170,7 +180,11 @@ def _default(f: Field) -> Any:
 
 def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
     """What is wrong, one line each; empty if nothing is. `overrides`: the command line's, for rules about what may stand beside what."""
-    found = [f"{leaf.key}={_shown(leaf.value)}: must be {leaf.rule.words}" for leaf in leaves(config) if not leaf.rule.holds(leaf.value)]
+    found = [
+        f"{leaf.key}={_shown(leaf.value)}: must be {leaf.rule.words}"
+        for leaf in leaves(config)
+        if not leaf.rule.holds(leaf.value)
+    ]
     if found:
         return found
     from rnn_lab.tasks import TASKS  # imports torch
@@ -181,7 +195,9 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
     given = {o.lstrip("+").split("=", 1)[0] for o in overrides or []}
     for std, scale in (("std", "scale"), ("input_std", "input_scale"), ("output_std", "output_scale")):
         if getattr(init, std) is not None and (getattr(init, scale) != 1 or {f"init.{std}", f"init.{scale}"} <= given):
-            found.append(f"init.{std}={getattr(init, std)} and init.{scale}={getattr(init, scale)}: give one of the two")
+            found.append(
+                f"init.{std}={getattr(init, std)} and init.{scale}={getattr(init, scale)}: give one of the two"
+            )
     if init.std is not None and init.name != "gaussian":
         found.append(f"init.std={init.std}: only init=gaussian has a std (init.scale is the gain or, for sparse, rho)")
     if config.preset != "none":
@@ -230,8 +246,9 @@ def static_key(config: Config) -> tuple:
 def run_name(config: Config) -> str:
     """A readable name that ends in the run id, for people and dashboards."""
     init = config.init
-    what = config.preset if config.preset != "none" else f"{config.model.activation}-{init.name}{init.std if init.std is not None else init.scale:g}"
-    return f"{what}-L{config.task.length}-{config.clip.name}-seed{config.seed}-{run_id(config)}"
+    spread = f"std{init.std:g}" if init.std is not None else f"{init.scale:g}"
+    what = f"{config.model.activation}-{spread}" if config.preset == "none" else config.preset.removeprefix("pascanu_")
+    return f"{what}-L{config.task.length}-{config.clip.name}-s{config.seed}-{run_id(config)}"
 
 
 def container(config: Config) -> dict[str, Any]:

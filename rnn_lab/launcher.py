@@ -3,6 +3,7 @@
 No torch at import time: `--help` and shell completion pass through here.
 """
 
+import copy
 import fcntl
 import importlib
 import itertools
@@ -16,9 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.experimental.callback import Callback
@@ -28,14 +31,15 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rnn_lab.complaints import complaint
-from rnn_lab.config import Config, ConfigError, problems, run_id, typed
+from rnn_lab.config import Config, ConfigError, leaves, problems, run_id, typed
 from rnn_lab.provenance import provenance
 from rnn_lab.recording.store import FINISHED, lock, read_run
 
 if TYPE_CHECKING:
-    from rnn_lab.runner import Job, Outcome
+    from rnn_lab.runner import Outcome
 
 ROOT = Path("runs")
+VALUE_KEYS = {leaf.key for leaf in leaves(Config())} - {"preset"}  # preset=NAME chooses a file of conf/preset
 ENGINES = ("serial",)
 
 
@@ -45,7 +49,7 @@ class RunsFailed(Exception):
 
 def task_config(composed: DictConfig) -> DictConfig:
     """A composed config without Hydra's own node."""
-    return OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
 
 
 def run_directory(config: Config) -> Path:
@@ -72,7 +76,6 @@ class Check(Callback):
     """Before a single run writes anything: refuses bad input in one line, and leaves a finished run as it is."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        HydraConfig.instance().set_config(config)
         try:
             job = typed(config)
             found = check(config, job, sweeping=False)
@@ -109,7 +112,9 @@ def _run(jobs: list[tuple[Config, Path, list[str]]], max_runs: int = 1) -> "list
     from rnn_lab.vectorize import programs
 
     origin = provenance()
-    work: list[Job] = [Job(config, directory, {**origin, "overrides": overrides}) for config, directory, overrides in jobs]
+    work: list[Job] = [
+        Job(config, directory, {**origin, "overrides": overrides}) for config, directory, overrides in jobs
+    ]
     progress = Progress(len(work), sum(job.config.training.updates for job in work))
     outcomes: dict[int, Outcome] = {}
     try:
@@ -125,7 +130,9 @@ def _report(outcomes: "dict[Path, Outcome]", skipped: int = 0) -> None:
     counts: dict[str, int] = {}
     for outcome in outcomes.values():
         counts[outcome.status] = counts.get(outcome.status, 0) + 1
-    parts = [f"{n} {status}" for status, n in sorted(counts.items())] + ([f"{skipped} finished before"] if skipped else [])
+    parts = [f"{n} {status}" for status, n in sorted(counts.items())] + (
+        [f"{skipped} finished before"] if skipped else []
+    )
     print(f"{', '.join(parts) or 'nothing to do'}")
     for directory, outcome in outcomes.items():
         if outcome.status == "failed":
@@ -155,8 +162,9 @@ class VectorizedSweeper(Sweeper):
         self.params = params or {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
-        self.launcher = Plugins.instance().instantiate_launcher(
+        self.hydra_context: HydraContext = hydra_context
+        self.config: DictConfig = config
+        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
@@ -180,7 +188,11 @@ class VectorizedSweeper(Sweeper):
             key = override.get_key_element()
             if override.is_sweep_override() and not override.is_discrete_sweep():
                 raise ConfigError(f"{override.input_line}: give the values themselves: key=a,b,c or key=range(a,b)")
-            given = override.sweep_string_iterator() if override.is_sweep_override() else [override.get_value_element_as_str()]
+            given = (
+                override.sweep_string_iterator()
+                if override.is_sweep_override()
+                else [override.get_value_element_as_str()]
+            )
             values[key] = [f"{key}={value}" for value in given]
         return [list(job) for job in itertools.product(*values.values())]
 
@@ -194,32 +206,53 @@ class VectorizedLauncher(Launcher):
     def __init__(self, engine: str, max_runs: int):
         self.engine, self.max_runs = engine, max_runs
         self._prepared: dict[tuple[str, ...], Prepared] = {}
+        self._structures: dict[tuple[str, ...], DictConfig] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        self.hydra_context, self.config = hydra_context, config
+        self.hydra_context: HydraContext = hydra_context
+        self.config: DictConfig = config
 
     def prepare(self, job_overrides: Sequence[Sequence[str]]) -> list[Prepared]:
         """Composes each job once and checks them all. Raises ConfigError with every problem, before anything is written."""
         found: dict[str, None] = {}  # in order, each once
-        singletons = HydraConfig.instance().cfg
         for overrides in map(tuple, job_overrides):
             if overrides in self._prepared:
                 continue
             try:
-                composed = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
-                HydraConfig.instance().set_config(composed)
+                composed = self._compose(list(overrides))
                 config = typed(composed)
                 found |= dict.fromkeys(check(composed, config, sweeping=True))
                 self._prepared[overrides] = Prepared(composed, config)
             except Exception as error:
                 found |= dict.fromkeys(complaint(error, list(overrides)).splitlines())
-        HydraConfig.instance().cfg = singletons
         sweeps = sorted({job.config.sweep for job in self._prepared.values()})
         if len(sweeps) > 1:
             found[f"sweep={','.join(sweeps)}: a sweep has one name"] = None
         if found:
             raise ConfigError("\n".join(found))
         return [self._prepared[tuple(overrides)] for overrides in job_overrides]
+
+    def _compose(self, overrides: list[str]) -> DictConfig:
+        """The job config that Hydra's own composition gives. What only sets values is applied to a copy of one composed job: 10 times
+        faster than composing each, and most sweeps set values.
+        """
+        loader = self.hydra_context.config_loader
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        values = [o for o in parsed if o.key_or_group in VALUE_KEYS and o.type == OverrideType.CHANGE]
+        structure = tuple(o.input_line or "" for o in parsed if o not in values)
+        if structure not in self._structures:
+            self._structures[structure] = loader.load_sweep_config(self.config, list(structure))
+        composed = copy.deepcopy(self._structures[structure])
+        for override in values:
+            OmegaConf.update(composed, override.key_or_group, override.value())
+        hydra, task_overrides = composed.hydra, [o for o in parsed if not o.is_hydra_override()]
+        with read_write(hydra):
+            hydra.overrides.task = [o.input_line for o in task_overrides]
+            rules = hydra.job.config.override_dirname
+            hydra.job.override_dirname = get_overrides_dirname(
+                task_overrides, kv_sep=rules.kv_sep, item_sep=rules.item_sep, exclude_keys=list(rules.exclude_keys)
+            )
+        return composed
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         setup_globals()
@@ -241,7 +274,9 @@ class VectorizedLauncher(Launcher):
         records = {directory: read_run(directory) for directory in unique}
         finished = {d: r for d, r in records.items() if r is not None and r.get("status") in FINISHED}
         todo = [job for directory, job in unique.items() if directory not in finished]
-        print(f"{jobs[0].directory.parent}: {len(jobs)} jobs, {len(unique)} runs, {len(finished)} of them finished before")
+        print(
+            f"{jobs[0].directory.parent}: {len(jobs)} jobs, {len(unique)} runs, {len(finished)} of them finished before"
+        )
         returns = {d: self._returned(unique[d], _metric(r.get("summary", {}))) for d, r in finished.items()}
 
         suspended = [SuspendedJob(job.composed, self.hydra_context) for job in todo]
@@ -258,7 +293,10 @@ class VectorizedLauncher(Launcher):
             HydraConfig.instance().cfg = singleton
             os.environ.clear()
             os.environ.update(environment)
-        _report({job.directory: task.outcome for job, task in zip(todo, suspended, strict=True)}, len(finished))
+        ended = {
+            job.directory: task.outcome for job, task in zip(todo, suspended, strict=True) if task.outcome is not None
+        }
+        _report(ended, len(finished))
         return [returns[job.directory] for job in jobs]
 
     @staticmethod
@@ -320,7 +358,9 @@ class SuspendedJob(threading.Thread):
         self._resumed.set()
         self.join()
         overrides = list(self._composed.hydra.overrides.task)
-        return self._returned or JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=RunsFailed(self.outcome.error))
+        return self._returned or JobReturn(
+            overrides=overrides, status=JobStatus.FAILED, _return_value=RunsFailed(self.outcome.error)
+        )
 
     def abandon(self) -> None:
         """The sweep was interrupted: nothing to return."""

@@ -16,7 +16,10 @@ def provenance() -> dict[str, Any]:
     return {
         "command": shlex.join(["python", *sys.argv]),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "git": {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))},
+        "git": {
+            "commit": _git("rev-parse", "HEAD"),
+            "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        },
     }
 
 

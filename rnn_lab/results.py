@@ -1,7 +1,7 @@
 """Run directories -> three pandas frames. The names of their columns are owned here; no torch, no wandb.
 
-A run directory holds `run.json`, `steps.jsonl` (a line a record) and `timesteps.f32` (a float32 block a record, its order
-series, layer, t; block i belongs to line i).
+A run directory holds `run.json`, `steps.jsonl` (a line a record) and `timesteps.f32` (a float32 block a record, in the
+order series, layer, t; block i belongs to line i).
 """
 
 import fcntl
@@ -228,7 +228,7 @@ def _runs_frame(runs: list[_Run], steps: pd.DataFrame) -> pd.DataFrame:
     tails = [
         {f"baseline/{key}": value for key, value in (run.info.get("baseline") or {}).items()}
         | {"T": run.info["T"], "layers": run.info["layers"], "path": str(run.path)}
-        | {key: run.info.get(key) for key in ("command", "error", "started", "finished", "seconds")}
+        | {key: run.info.get(key) for key in ("name", "command", "error", "started", "finished", "seconds")}
         | _leaves({key: run.info.get(key) or {} for key in ("git", "versions")})
         for run in runs
     ]

@@ -79,7 +79,7 @@ def log10_rms_norm(x: Scaled) -> Tensor:
 
     x: (..., batch, units) -> (...). Exact zeros give -inf; nothing finite under- or overflows.
     """
-    if x.mantissa.dtype == torch.float64:  # whose squares need not fit float64: a saturated unit's delta may be 1e-200 of dE/dh
+    if x.mantissa.dtype == torch.float64:  # where squares need not fit: delta may be 1e-200 of dE/dh in saturation
         x = normalise_(Scaled(x.mantissa.clone(), x.exponent.clone()))
     log2_norm = torch.log2(torch.linalg.vector_norm(x.mantissa, dim=-1, dtype=torch.float64)) + x.exponent
     largest = log2_norm.amax(-1, keepdim=True)

@@ -82,7 +82,9 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
             if adjoints is None:  # a run diverged between two rows: measure what it died of
                 adjoints = bptt.scaled_backward(theta, x, dE_do, net, buffers, grads)
             scalars = {"train/loss": loss, "train/error": task.wrong(o, y).double().mean(-1)}
-            scalars |= probes.gradient_scalars(grads.flat, applied, clipped) | {"grad/clipped_fraction": times_clipped / since}
+            scalars |= probes.gradient_scalars(grads.flat, applied, clipped) | {
+                "grad/clipped_fraction": times_clipped / since
+            }
             timesteps = {
                 "dE_dh/log10_norm": probes.log10_norms(adjoints.dE_dh),
                 "delta/log10_norm": probes.log10_norms(adjoints.delta),
@@ -90,17 +92,15 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
                 "phi_prime/mean": probes.phi_prime_mean(buffers.h, net.phi),
             }
             scalars["dE_dh/slope"] = probes.slope(timesteps["dE_dh/log10_norm"][..., -1, :])
-            if _spectrum_due(step, first) or diverged.any():
-                scalars |= probes.spectrum(theta)
             if evaluate:
                 scalars |= evaluation(theta, net, task, list(eval_roots), step, first.eval.sequences)
-            yield Snapshot(
-                step,
-                rows.cpu().numpy(),
-                {name: v.double().cpu().numpy() for name, v in scalars.items()},
-                {name: v.float().cpu().numpy() for name, v in timesteps.items()},
-                diverged.cpu().numpy(),
-            )
+            if _spectrum_due(step, first):
+                scalars |= probes.spectrum(theta)
+            elif diverged.any():  # a run's last row has it too, and changes nothing in its neighbours' rows
+                yield _snapshot(step, diverged, scalars | probes.spectrum(theta), timesteps, diverged)
+                rows = rows & ~diverged
+            if rows.any():
+                yield _snapshot(step, rows, scalars, timesteps, diverged & rows)
             if record:
                 times_clipped, since = torch.zeros_like(times_clipped), 0
         active = active & ~diverged
@@ -109,6 +109,18 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
         if not active.all():
             applied = applied.masked_fill(~active.unsqueeze(-1), 0)
         optimizers.sgd_(theta.flat, applied, lr)
+
+
+def _snapshot(
+    step: int, runs: Tensor, scalars: dict[str, Tensor], timesteps: dict[str, Tensor], diverged: Tensor
+) -> Snapshot:
+    return Snapshot(
+        step,
+        runs.cpu().numpy(),
+        {name: v.double().cpu().numpy() for name, v in scalars.items()},
+        {name: v.float().cpu().numpy() for name, v in timesteps.items()},
+        diverged.cpu().numpy(),
+    )
 
 
 def _spectrum_due(step: int, config: Config) -> bool:
@@ -121,7 +133,11 @@ def evaluation(
 ) -> dict[str, Tensor]:
     """Loss and error on fresh sequences, which are the same whenever a run is evaluated at this step; the training data do not move."""
     batches = vectorize.MiniBatches(
-        task, [vectorize.evaluation_rng(root, step) for root in roots], EVAL_BATCH, theta.flat.dtype, str(theta.flat.device)
+        task,
+        [vectorize.evaluation_rng(root, step) for root in roots],
+        EVAL_BATCH,
+        theta.flat.dtype,
+        str(theta.flat.device),
     )
     buffers = bptt.Buffers(theta, task.steps, EVAL_BATCH)
     loss, wrong = torch.zeros(2, len(roots), dtype=torch.float64, device=theta.flat.device)

@@ -25,7 +25,9 @@ def states(x: Tensor, U: Tensor, W: Tensor, b: Tensor, phi: Activation, h: Tenso
     after = h[:, 1:]
     (after.flatten(1, 2)).copy_(b.expand(-1, after.shape[1] * after.shape[2], -1)).baddbmm_(x.flatten(1, 2), U)
     previous, *rest = h.unbind(1)
-    a = torch.empty_like(previous, memory_format=torch.contiguous_format)  # a product into a strided slice takes twice the time
+    a = torch.empty_like(
+        previous, memory_format=torch.contiguous_format
+    )  # a product into a strided slice takes twice the time
     for h_t in rest:  # holds x_t U + b so far
         previous = phi.apply(torch.baddbmm(h_t, previous, W, out=a), h_t)
 
@@ -75,7 +77,10 @@ def scaled_deltas(immediate: Scaled, h: Tensor, W: Tensor, phi: Activation, dE_d
 
 
 def gradients(x: Tensor, h: Tensor, delta: Tensor, dU: Tensor, dW: Tensor, db: Tensor) -> None:
-    """dE/dU = sum_t x_t^T delta_t,  dE/dW = sum_t h_{t-1}^T delta_t,  db = sum_t delta_t, summed over the batch (deck, "BPTT" and homework)."""
+    """dE/dU = sum_t x_t^T delta_t,  dE/dW = sum_t h_{t-1}^T delta_t,  dE/db = sum_t delta_t (deck, "BPTT" and its homework).
+
+    delta carries the batch mean's 1/B, so the sum over the batch is the gradient of the mean.
+    """
     over_steps = _runs_first(delta, 3).flatten(1, 2)
     _runs_first(dU, 2).baddbmm_(_runs_first(x, 3).flatten(1, 2).transpose(1, 2), over_steps, beta=0)
     _runs_first(dW, 2).baddbmm_(_runs_first(h, 3)[:, :-1].flatten(1, 2).transpose(1, 2), over_steps, beta=0)

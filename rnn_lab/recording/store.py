@@ -89,7 +89,9 @@ class StoreSink:
         self._timesteps.write(np.stack([row.timesteps[name] for name in self._series]).astype("<f4").tobytes())
         self._steps.write((json.dumps({"step": row.step, **row.scalars}) + "\n").encode())
 
-    def finish(self, status: str, summary: dict[str, float], diverged_at: int | None = None, error: str | None = None) -> None:
+    def finish(
+        self, status: str, summary: dict[str, float], diverged_at: int | None = None, error: str | None = None
+    ) -> None:
         """Says how the run ended and lets go of its directory."""
         self._steps.close()
         self._timesteps.close()

@@ -5,7 +5,7 @@ without it. Per row it gets
     the scalars                          under their contract names
     through_time/<series>/layer<k>       a histogram whose bin is the time step and whose count is `heat` of the norm:
                                          the web dashboard draws those of all rows as a heatmap, updates x time
-    dE_dh_at/lag_0000 ... dE_dh_at/t_1   log10 norms of the top layer at a few lags T - t (the same for every length) and
+    dE_dh_at/lag_0000 ... dE_dh_at/t_1   log10 norms of the top layer at some lags T - t, the same for every length, and
                                          at the first time step: lines, which are all that the terminal dashboard draws
 The exact series are in our store alone; neither of the last two goes into the summary.
 
@@ -24,7 +24,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +75,7 @@ class WandbSink:
     and syncing two files with one id would mix their rows.
     """
 
-    def __init__(self, info: RunInfo, mode: Literal["offline", "online", "disabled"], project: str = "rnn_lab") -> None:
+    def __init__(self, info: RunInfo, mode: str, project: str = "rnn_lab") -> None:
         self._run: Any = None
         self._core = _process.core
         self._rows = 0
@@ -244,7 +244,7 @@ def _histogram(log10_norm: np.ndarray) -> Any:
     return wandb.Histogram(np_histogram=(np.round(values, 3), edges))
 
 
-def _open(info: RunInfo, mode: Literal["offline", "online"], project: str) -> Any:
+def _open(info: RunInfo, mode: str, project: str) -> Any:
     folder = info.directory.parent.resolve() / "wandb"
     folder.mkdir(parents=True, exist_ok=True)
     identity = wandb_id(info)

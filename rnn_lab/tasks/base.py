@@ -11,7 +11,7 @@ from rnn_lab.losses import Loss
 
 
 class Baseline(NamedTuple):
-    """What a predictor that ignores its input reaches: the loss-optimal constant's loss (nats, mean over the steps with a loss) and error."""
+    """What a predictor that ignores its input reaches: loss and error of the loss-optimal constant (nats, mean over the loss's steps)."""
 
     loss: float
     error: float

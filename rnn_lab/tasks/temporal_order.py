@@ -36,7 +36,10 @@ class TemporalOrder(Task):
     def sample(self, rng: np.random.Generator, batches: int, batch_size: int) -> tuple[NDArray, NDArray]:
         L, w = self.steps, self.steps // 10
         symbols = rng.integers(DISTRACTORS, size=(batches, L, batch_size), dtype=np.uint8)
-        first, second = w + rng.integers(w, size=(batches, 1, batch_size)), 5 * L // 10 + rng.integers(w, size=(batches, 1, batch_size))
+        first, second = (
+            w + rng.integers(w, size=(batches, 1, batch_size)),
+            5 * L // 10 + rng.integers(w, size=(batches, 1, batch_size)),
+        )
         v0, v1 = rng.integers(2, size=(2, batches, 1, batch_size))
         np.put_along_axis(symbols, first, (A + v0).astype(np.uint8), axis=1)
         np.put_along_axis(symbols, second, (A + v1).astype(np.uint8), axis=1)

@@ -1,0 +1,61 @@
+"""The command line that the figures share: python analysis/<figure>.py RUNS... [--out DIR] [--where KEY=VALUE]."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import grouping
+import pandas as pd
+import style
+from matplotlib.figure import Figure
+
+from rnn_lab import results
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:  # one line, as everywhere in the lab
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(
+    name: str,
+    table: Callable[..., pd.DataFrame],
+    draw: Callable[[pd.DataFrame], Figure],
+    options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Loads, tabulates, draws, saves, prints what was written. Returns the exit status: 2 if there is nothing to draw.
+
+    `options` adds arguments, which reach `table` under their own names; `draw` sees nothing but the table.
+    """
+    about = sys.modules[table.__module__].__doc__
+    parser = Parser(prog=f"{name}.py", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run and sweep directories")
+    parser.add_argument("--out", type=Path, help="default: figures/ under the first sweep given, else ./figures")
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="KEY=VALUE", help="only such runs: clip.name=none"
+    )
+    options(parser)
+    args = vars(parser.parse_args(argv))
+    paths, out, conditions = args.pop("runs"), args.pop("out"), args.pop("where")
+    try:
+        with warnings.catch_warnings(record=True, action="always") as caught:
+            loaded = results.load(paths)
+        for warning in caught:
+            print(f"{parser.prog}: {warning.message}", file=sys.stderr)
+        loaded = grouping.where(loaded, conditions)
+        frame = table(loaded, **args)
+        sweeps = [path for path in paths if not (path / "run.json").exists()]
+        out = out or Path(*sweeps[:1]) / "figures"
+        for path in style.save(draw(frame), frame, out, name, results.provenance(loaded.runs)):
+            print(path)
+    except results.ResultsError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{parser.prog}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    return 0

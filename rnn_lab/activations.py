@@ -41,13 +41,13 @@ ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation(
         apply=lambda a, out: torch.clamp(a, min=0, out=out),
         backward=lambda g, h, out: _aten.threshold_backward.grad_input(g, h, 0, grad_input=out),
-        prime=lambda h: (h > 0).to(h.dtype),
+        prime=lambda h: torch.where(h.isnan(), h, (h > 0).to(h.dtype)),
         gamma=1.0,
     ),
     "linear": Activation(
         apply=lambda a, out: out.copy_(a),
         backward=lambda g, h, out: out.copy_(g),
-        prime=torch.ones_like,
+        prime=lambda h: torch.where(h.isnan(), h, 1.0),
         gamma=1.0,
     ),
 }

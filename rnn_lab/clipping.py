@@ -14,8 +14,12 @@ Clip = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def norm(g: Tensor) -> Tensor:
-    """||g||, one norm over all parameters, float64: (*runs, P) -> (*runs,)."""
-    return torch.linalg.vector_norm(g, dim=-1, dtype=torch.float64)
+    """||g||, one norm over all parameters, float64: (*runs, P) -> (*runs,). Finite entries have a finite norm, in float64 runs too."""
+    if g.dtype != torch.float64:
+        return torch.linalg.vector_norm(g, dim=-1, dtype=torch.float64)
+    largest = g.abs().amax(-1)
+    unit = torch.where(torch.isfinite(largest) & (largest > 0), largest, 1)
+    return unit * torch.linalg.vector_norm(g / unit.unsqueeze(-1), dim=-1)
 
 
 def none(g: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:

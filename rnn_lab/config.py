@@ -161,15 +161,17 @@ def leaves(node: Any, prefix: str = "") -> Iterator[Leaf]:
 
 
 def typed(composed: DictConfig) -> Config:
-    """A composed job config as a Config. Hydra's own node is left out; composition has checked keys and types against the schema."""
+    """A composed job config as a Config. Hydra's own node is left out; composition has checked types against the schema, and all keys
+    but those that were added by +key=value. Raises ConfigError.
+    """
 
-    def build(cls: Any, node: DictConfig) -> Any:
-        return cls(
-            **{
-                f.name: build(type(v), node[f.name]) if is_dataclass(v := _default(f)) else node[f.name]
-                for f in fields(cls)
-            }
-        )
+    def build(cls: Any, node: DictConfig, prefix: str = "") -> Any:
+        unknown = {str(key) for key in node} - {f.name for f in fields(cls)} - {"hydra"}
+        if unknown:
+            raise ConfigError("\n".join(f"{prefix}{key}: no such key" for key in sorted(unknown)))
+        values = {f.name: node[f.name] for f in fields(cls)}
+        groups = {f.name: _default(f) for f in fields(cls) if is_dataclass(_default(f))}
+        return cls(**values | {name: build(type(v), node[name], f"{prefix}{name}.") for name, v in groups.items()})
 
     return build(Config, composed)
 

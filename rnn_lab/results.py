@@ -7,6 +7,7 @@ order series, layer, t; block i belongs to line i).
 import fcntl
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -105,13 +106,14 @@ def provenance(runs: pd.DataFrame) -> dict[str, str]:
         for commit, changed in zip(
             runs["git.commit"] if "git.commit" in runs else [None] * len(runs), dirty, strict=True
         )
-        if isinstance(commit, str)
+        if isinstance(commit, str) and commit
     ]
+    absolute = r"(?<!\S)/\S*/(?=[^\s/]+/[^\s/]+\.py\b)"  # /home/me/lab/experiments/train.py -> experiments/train.py
     versions = [name for name in map(str, runs.columns) if name.startswith("versions.")]
     return {
         "runs": " ".join(sorted(distinct("run_id"))),
         "sweeps": " ".join(distinct("sweep")),
-        "commands": "; ".join(distinct("command")),
+        "commands": "; ".join(dict.fromkeys(re.sub(absolute, "", command) for command in distinct("command"))),
         "commits": "; ".join(dict.fromkeys(commits)),
         "versions": ", ".join(f"{name.removeprefix('versions.')} {'/'.join(distinct(name))}" for name in versions),
     }

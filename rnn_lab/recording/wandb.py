@@ -24,7 +24,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -244,7 +244,7 @@ def _histogram(log10_norm: np.ndarray) -> Any:
     return wandb.Histogram(np_histogram=(np.round(values, 3), edges))
 
 
-def _open(info: RunInfo, mode: str, project: str) -> Any:
+def _open(info: RunInfo, mode: Literal["offline", "online"], project: str) -> Any:
     folder = info.directory.parent.resolve() / "wandb"
     folder.mkdir(parents=True, exist_ok=True)
     identity = wandb_id(info)

@@ -7,13 +7,13 @@ python experiments/train.py -m key=value,value ... | experiment=NAME
 import hydra
 from omegaconf import DictConfig
 
-from rnn_lab import launcher
+from rnn_lab import app
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="config")
 def train(config: DictConfig) -> float | None:
-    return launcher.train_one(config)
+    return app.train_one(config)
 
 
 if __name__ == "__main__":
-    launcher.command_line(train)
+    app.command_line(train)

@@ -4,7 +4,9 @@ import difflib
 import re
 import sys
 import traceback
+from pathlib import Path
 
+import hydra
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,25 +25,35 @@ def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
     """What to tell the user, a line for each problem; a traceback for what is nobody's input but a bug of ours."""
     if isinstance(error, ConfigError | Locked):
         return str(error)
-    if not isinstance(error, HydraException | OmegaConfBaseException):
+    if not isinstance(error, HydraException | OmegaConfBaseException) and not _hydra_refuses(error):
         return "".join(traceback.format_exception(error)).rstrip()
     message = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
     known = {leaf.key: leaf for leaf in leaves(Config())}
+    groups = {key.split(".")[0] for key in known if "." in key}
     arguments = overrides if overrides is not None else sys.argv[1:]
+    if "Config group override must be" in message:  # task=null, task=3
+        culprits = [a for a in arguments if "=" in a and "." not in a and a.split("=", 1)[0] not in known]
+        return f"{' '.join(culprits)}: a group takes the name of one of its options"
     full_key = re.search(r"full_key: (\S+)", message)
     if full_key and full_key[1] in known:
         key = full_key[1]
-        given = next((a.split("=", 1)[1] for a in arguments if a.lstrip("+").split("=", 1)[0] == key and "=" in a), "?")
-        return f"{key}={given}: must be {_kind(known[key].value)}{known[key].rule.words}"
+        given = ["?", *(a.split("=", 1)[1] for a in arguments if a.lstrip("+").split("=", 1)[0] == key and "=" in a)]
+        return f"{key}={given[-1]}: must be {known[key].rule.words}"
     for pattern, answer in HINTS:
         if match := re.search(pattern, message):
             options = re.findall(r"^\t(\S+)$", message, re.MULTILINE)
-            close = difflib.get_close_matches(match.groupdict().get("key", ""), known, n=1, cutoff=0.5)
+            close = difflib.get_close_matches(match.groupdict().get("key", ""), [*groups, *known], n=1, cutoff=0.5)
             return answer.format(
                 **match.groupdict(), options=", ".join(options), close=f"; did you mean {close[0]}?" if close else ""
             )
     return " ".join(message.split())
 
 
-def _kind(default: object) -> str:
-    return ""
+def _hydra_refuses(error: BaseException) -> bool:
+    """Whether Hydra itself raised a plain ValueError: that, too, is about the command line."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        isinstance(error, ValueError)
+        and bool(frames)
+        and Path(hydra.__file__).parent in Path(frames[-1].filename).parents
+    )

@@ -1,142 +1,44 @@
-"""Hydra's side of the lab: from composed configs to programs. A single run and a sweep go the same way.
+"""Hydra's sweeper and launcher for the lab: a sweep's jobs become as few tensor programs as their shapes allow.
 
 No torch at import time: `--help` and shell completion pass through here.
 """
 
 import copy
-import fcntl
-import importlib
 import itertools
 import os
-import signal
-import sys
 import threading
-import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
-from hydra.experimental.callback import Callback
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rnn_lab.complaints import complaint
-from rnn_lab.config import Config, ConfigError, leaves, problems, run_id, typed
-from rnn_lab.provenance import provenance
+from rnn_lab.config import Config, ConfigError, leaves, typed
+from rnn_lab.jobs import RunsFailed, check, metric, report, run_directory, train_jobs
 from rnn_lab.recording.store import FINISHED, lock, read_run
 
 if TYPE_CHECKING:
     from rnn_lab.runner import Outcome
 
-ROOT = Path("runs")
 VALUE_KEYS = {leaf.key for leaf in leaves(Config())} - {"preset"}  # preset=NAME chooses a file of conf/preset
-ENGINES = ("serial",)
-
-
-class RunsFailed(Exception):
-    """Some runs failed; the table that says so has been printed."""
 
 
 def task_config(composed: DictConfig) -> DictConfig:
     """A composed config without Hydra's own node."""
     return OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-
-
-def run_directory(config: Config) -> Path:
-    return ROOT / config.sweep / run_id(config)
-
-
-def check(composed: DictConfig, config: Config, sweeping: bool) -> list[str]:
-    """Everything wrong with one composed job, Hydra's own settings included; one line each."""
-    hydra = composed.hydra
-    found = problems(config, list(hydra.overrides.task))
-    if hydra.launcher.get("engine", "serial") not in ENGINES:
-        found.append(f"hydra.launcher.engine={hydra.launcher.engine}: must be one of {', '.join(ENGINES)}")
-    max_runs = hydra.launcher.get("max_runs", 1)
-    if not isinstance(max_runs, int) or isinstance(max_runs, bool) or max_runs < 1:
-        found.append(f"hydra.launcher.max_runs={max_runs}: must be a whole number >= 1")
-    if not found:
-        where = Path(hydra.sweep.dir, hydra.sweep.subdir) if sweeping else Path(hydra.run.dir)
-        if where != run_directory(config):
-            found.append(f"{where}: a run's directory is runs/<sweep>/<run id>; choose it by sweep=NAME")
-    return found
-
-
-class Check(Callback):
-    """Before a single run writes anything: refuses bad input in one line, and leaves a finished run as it is."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        try:
-            job = typed(config)
-            found = check(config, job, sweeping=False)
-            if found:
-                raise ConfigError("\n".join(found))
-        except Exception as error:  # Hydra would turn it into a warning and go on
-            print(complaint(error), file=sys.stderr)
-            raise SystemExit(2) from None
-        record = read_run(run_directory(job))
-        if record is not None and record.get("status") in FINISHED:
-            print(f"{run_directory(job)}: {record['status']} already; nothing to do")
-            raise SystemExit(0)
-
-
-def train_one(composed: DictConfig) -> float | None:
-    """Hydra's task function for a single run."""
-    config = typed(composed)
-    [outcome] = _run([(config, run_directory(config), list(HydraConfig.get().overrides.task))])
-    _report({run_directory(config): outcome})
-    if outcome.status == "failed":
-        raise RunsFailed
-    return _metric(outcome.summary)
-
-
-def _metric(summary: dict[str, float]) -> float | None:
-    """What a sweeper may minimise: the last evaluation's error, else the last training loss."""
-    return summary.get("eval/error", summary.get("train/loss"))
-
-
-def _run(jobs: list[tuple[Config, Path, list[str]]], max_runs: int = 1) -> "list[Outcome]":
-    """Trains jobs, as few programs as max_runs allows, in this process."""
-    from rnn_lab.recording.progress import Progress
-    from rnn_lab.runner import Job, run_program
-    from rnn_lab.vectorize import programs
-
-    origin = provenance()
-    work: list[Job] = [
-        Job(config, directory, {**origin, "overrides": overrides}) for config, directory, overrides in jobs
-    ]
-    progress = Progress(len(work), sum(job.config.training.updates for job in work))
-    outcomes: dict[int, Outcome] = {}
-    try:
-        for program in programs([job.config for job in work], max_runs):
-            outcomes |= dict(zip(program, run_program([work[i] for i in program], progress), strict=True))
-    finally:
-        progress.finish()
-    return [outcomes[i] for i in range(len(work))]
-
-
-def _report(outcomes: "dict[Path, Outcome]", skipped: int = 0) -> None:
-    """How many runs ended how, and a line for each that failed."""
-    counts: dict[str, int] = {}
-    for outcome in outcomes.values():
-        counts[outcome.status] = counts.get(outcome.status, 0) + 1
-    parts = [f"{n} {status}" for status, n in sorted(counts.items())] + (
-        [f"{skipped} finished before"] if skipped else []
-    )
-    print(f"{', '.join(parts) or 'nothing to do'}")
-    for directory, outcome in outcomes.items():
-        if outcome.status == "failed":
-            print(f"  failed  {directory}  {outcome.error}", file=sys.stderr)
 
 
 @dataclass
@@ -170,12 +72,14 @@ class VectorizedSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> list[Sequence[JobReturn]]:
         jobs = self.combinations([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
-        if isinstance(self.launcher, VectorizedLauncher):
-            self.launcher.prepare(jobs)
         directory = Path(self.config.hydra.sweep.dir)
-        directory.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(self.config, directory / "multirun.yaml")
-        returns = self.launcher.launch(jobs, initial_job_idx=0)
+        ours = self.launcher if isinstance(self.launcher, VectorizedLauncher) else None
+        if ours:
+            ours.prepare(jobs)
+        with ours.alone_in(directory) if ours else nullcontext():
+            directory.mkdir(parents=True, exist_ok=True)
+            OmegaConf.save(self.config, directory / "multirun.yaml")
+            returns = self.launcher.launch(jobs, initial_job_idx=0)
         if any(r.status == JobStatus.FAILED for r in returns):
             raise RunsFailed
         return [returns]
@@ -185,16 +89,20 @@ class VectorizedSweeper(Sweeper):
         values: dict[str, list[str]] = {}
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
         for override in parser.parse_overrides(arguments):
-            key = override.get_key_element()
-            if override.is_sweep_override() and not override.is_discrete_sweep():
+            key, given = override.get_key_element(), [""]
+            if not override.is_sweep_override():
+                given = [override.get_value_element_as_str()]
+            elif not override.is_discrete_sweep() or not (given := _swept(override)):
                 raise ConfigError(f"{override.input_line}: give the values themselves: key=a,b,c or key=range(a,b)")
-            given = (
-                override.sweep_string_iterator()
-                if override.is_sweep_override()
-                else [override.get_value_element_as_str()]
-            )
             values[key] = [f"{key}={value}" for value in given]
         return [list(job) for job in itertools.product(*values.values())]
+
+
+def _swept(override: Override) -> list[str]:
+    try:
+        return list(override.sweep_string_iterator())
+    except (HydraException, ValueError):  # glob() of what is no group
+        return []
 
 
 class VectorizedLauncher(Launcher):
@@ -207,6 +115,7 @@ class VectorizedLauncher(Launcher):
         self.engine, self.max_runs = engine, max_runs
         self._prepared: dict[tuple[str, ...], Prepared] = {}
         self._structures: dict[tuple[str, ...], DictConfig] = {}
+        self._alone = False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context: HydraContext = hydra_context
@@ -260,13 +169,21 @@ class VectorizedLauncher(Launcher):
         for number, job in enumerate(jobs):
             with read_write(job.composed.hydra), open_dict(job.composed.hydra):
                 job.composed.hydra.job.id = job.composed.hydra.job.num = initial_job_idx + number
-        sweep = jobs[0].directory.parent
-        sweep.mkdir(parents=True, exist_ok=True)
-        held = lock(sweep)
-        try:
+        with self.alone_in(jobs[0].directory.parent):
             return self._launch(jobs)
+
+    @contextmanager
+    def alone_in(self, sweep: Path) -> Iterator[None]:
+        """Nobody else launches into this sweep meanwhile. Raises Locked; may be nested."""
+        if self._alone:
+            yield
+            return
+        sweep.mkdir(parents=True, exist_ok=True)
+        held, self._alone = lock(sweep), True
+        try:
+            yield
         finally:
-            fcntl.flock(held, fcntl.LOCK_UN)
+            self._alone = False
             os.close(held)
 
     def _launch(self, jobs: list[Prepared]) -> list[JobReturn]:
@@ -277,14 +194,14 @@ class VectorizedLauncher(Launcher):
         print(
             f"{jobs[0].directory.parent}: {len(jobs)} jobs, {len(unique)} runs, {len(finished)} of them finished before"
         )
-        returns = {d: self._returned(unique[d], _metric(r.get("summary", {}))) for d, r in finished.items()}
+        returns = {d: self._returned(unique[d], metric(r.get("summary", {}))) for d, r in finished.items()}
 
         suspended = [SuspendedJob(job.composed, self.hydra_context) for job in todo]
         singleton, environment = HydraConfig.instance().cfg, dict(os.environ)
         try:
             ready = [job for job, task in zip(todo, suspended, strict=True) if task.begin()]
             work = [(job.config, job.directory, list(job.composed.hydra.overrides.task)) for job in ready]
-            trained = dict(zip((job.directory for job in ready), _run(work, self.max_runs), strict=True))
+            trained = dict(zip((job.directory for job in ready), train_jobs(work, self.max_runs), strict=True))
             for job, task in zip(todo, suspended, strict=True):
                 returns[job.directory] = task.end(trained.get(job.directory))
         finally:
@@ -296,7 +213,7 @@ class VectorizedLauncher(Launcher):
         ended = {
             job.directory: task.outcome for job, task in zip(todo, suspended, strict=True) if task.outcome is not None
         }
-        _report(ended, len(finished))
+        report(ended, len(finished))
         return [returns[job.directory] for job in jobs]
 
     @staticmethod
@@ -342,7 +259,7 @@ class SuspendedJob(threading.Thread):
         assert self.outcome is not None
         if self.outcome.status == "failed":
             raise RunsFailed(self.outcome.error)
-        return _metric(self.outcome.summary)
+        return metric(self.outcome.summary)
 
     def begin(self) -> bool:
         """Runs until the task function is reached; whether it was."""
@@ -355,6 +272,7 @@ class SuspendedJob(threading.Thread):
         from rnn_lab.runner import Outcome
 
         self.outcome = outcome or Outcome("failed", {}, self._failure)
+        HydraConfig.instance().set_config(self._composed)  # the callbacks' own, whichever job began last
         self._resumed.set()
         self.join()
         overrides = list(self._composed.hydra.overrides.task)
@@ -368,48 +286,3 @@ class SuspendedJob(threading.Thread):
             from rnn_lab.runner import Outcome
 
             self.end(Outcome("failed", {}, "interrupted"))
-
-
-def register() -> None:
-    """Makes launcher, sweeper, schema and the run_id resolver known to Hydra.
-
-    Hydra takes plugins only under `hydra_plugins.`, a namespace that an editable install cannot extend: this module goes in by hand.
-    """
-    try:
-        namespace: Any = importlib.import_module("hydra_plugins")
-    except ImportError:
-        namespace = sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
-        namespace.__path__ = []
-    namespace.rnn_lab = sys.modules["hydra_plugins.rnn_lab"] = sys.modules[__name__]
-    for plugin in (VectorizedLauncher, VectorizedSweeper):
-        plugin.__module__ = "hydra_plugins.rnn_lab"
-        Plugins.instance().register(plugin)
-    ConfigStore.instance().store(name="schema", node=Config)
-    OmegaConf.register_new_resolver("run_id", _resolve_run_id, replace=True)
-
-
-def _resolve_run_id(_root_: DictConfig) -> str:
-    """For hydra.run.dir and hydra.sweep.subdir; never raises, since Hydra would answer with a traceback after writing files."""
-    try:
-        return run_id(typed(_root_))
-    except Exception:
-        return "not_a_run"
-
-
-def command_line(main: Any) -> None:
-    """Runs a Hydra main function: one line and exit status 2 for bad input, 1 if runs failed, 130 or 143 on a signal."""
-    register()
-    own_errors = os.environ.get("HYDRA_FULL_ERROR") != "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra lets exceptions through to us
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        main()
-    except RunsFailed:
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Exception as error:
-        if not own_errors:
-            raise
-        print(complaint(error), file=sys.stderr)
-        sys.exit(2)

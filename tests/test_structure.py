@@ -19,14 +19,14 @@ LAYERS: list[set[str]] = [
     {"config", "vectorize"},
     {"training"},
     {"recording", "results"},
-    {"provenance", "complaints", "runner", "launcher"},
+    {"provenance", "complaints", "runner", "jobs", "launcher", "app"},
 ]
 
 # What only these may import, wherever the import stands.
 ONLY = {
     "wandb": {"recording"},
-    "hydra": {"launcher", "complaints"},
-    "omegaconf": {"config", "launcher", "complaints"},
+    "hydra": {"launcher", "app", "complaints"},
+    "omegaconf": {"config", "launcher", "app", "jobs", "complaints"},
 }
 
 # Tensors and equations: no files, no clock, no logging, no processes.
@@ -41,6 +41,7 @@ LIGHT = {
     "config": {"torch", "wandb", "pandas"},
     "recording": {"torch", "wandb", "pandas"},
     "results": {"torch", "wandb", "hydra"},
+    "app": {"torch", "wandb", "pandas"},
     "launcher": {"torch", "wandb", "pandas"},
 }
 

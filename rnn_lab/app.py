@@ -1,0 +1,100 @@
+"""The command line of experiments/train.py: Hydra, with errors in one line and exit statuses that mean something."""
+
+import importlib
+import os
+import signal
+import sys
+import types
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from rnn_lab import launcher
+from rnn_lab.complaints import complaint
+from rnn_lab.config import Config, ConfigError, problems, run_id, typed
+from rnn_lab.jobs import RunsFailed, check, metric, report, run_directory, train_jobs
+from rnn_lab.recording.store import FINISHED, read_run
+
+
+class Check(Callback):
+    """Before a single run writes anything: refuses bad input in one line, and leaves a finished run as it is."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            job = typed(config)
+            found = check(config, job, sweeping=False)
+            if found:
+                raise ConfigError("\n".join(found))
+        except Exception as error:  # Hydra would turn it into a warning and go on
+            print(complaint(error), file=sys.stderr)
+            raise SystemExit(2) from None
+        record = read_run(run_directory(job))
+        if record is not None and record.get("status") in FINISHED:
+            print(f"{run_directory(job)}: {record['status']} already; nothing to do")
+            raise SystemExit(0)
+
+
+def train_one(composed: DictConfig) -> float | None:
+    """Hydra's task function for a single run."""
+    config = typed(composed)
+    if found := problems(
+        config, list(HydraConfig.get().overrides.task)
+    ):  # under another launcher nobody has looked yet
+        raise ConfigError("\n".join(found))
+    record = read_run(run_directory(config))
+    if record is not None and record.get("status") in FINISHED:
+        return metric(record.get("summary", {}))
+    [outcome] = train_jobs([(config, run_directory(config), list(HydraConfig.get().overrides.task))])
+    report({run_directory(config): outcome})
+    if outcome.status == "failed":
+        raise RunsFailed
+    return metric(outcome.summary)
+
+
+def register() -> None:
+    """Makes launcher, sweeper, schema and the run_id resolver known to Hydra.
+
+    Hydra takes plugins only under `hydra_plugins.`, a namespace that an editable install cannot extend: the module goes in by hand.
+    """
+    try:
+        namespace: Any = importlib.import_module("hydra_plugins")
+    except ImportError:
+        namespace = sys.modules["hydra_plugins"] = types.ModuleType("hydra_plugins")
+        namespace.__path__ = []
+    namespace.rnn_lab = sys.modules["hydra_plugins.rnn_lab"] = launcher
+    for plugin in (launcher.VectorizedLauncher, launcher.VectorizedSweeper):
+        plugin.__module__ = "hydra_plugins.rnn_lab"
+        Plugins.instance().register(plugin)
+    ConfigStore.instance().store(name="schema", node=Config)
+    OmegaConf.register_new_resolver("run_id", _resolve_run_id, replace=True)
+
+
+def _resolve_run_id(_root_: DictConfig) -> str:
+    """For hydra.run.dir and hydra.sweep.subdir; never raises, since Hydra would answer with a traceback after writing files."""
+    try:
+        return run_id(typed(_root_))
+    except Exception:
+        return "not_a_run"
+
+
+def command_line(main: Any) -> None:
+    """Runs a Hydra main function: one line and exit status 2 for bad input, 1 if runs failed, 130 or 143 on a signal."""
+    register()
+    own_errors = os.environ.get("HYDRA_FULL_ERROR") != "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra lets exceptions through to us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        main()
+    except RunsFailed:
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if not own_errors:
+            raise
+        print(complaint(error), file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,419 @@
+"""The configuration: what it allows, what it defaults to, and what identifies a run."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from rnn_lab import app
+from rnn_lab.config import (
+    Config,
+    ConfigError,
+    container,
+    leaves,
+    problems,
+    run_id,
+    run_name,
+    static_key,
+    typed,
+)
+from rnn_lab.vectorize import programs
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+GROUPS = [f.name for f in fields(Config) if (CONF / f.name).is_dir() and f.name != "preset"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hydra() -> Iterator[None]:
+    app.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+def composed(*overrides: str) -> Config:
+    return typed(compose("config", list(overrides)))
+
+
+def with_leaf(key: str, value: Any, **others: Any) -> Config:
+    """The default config but for `key` and what `others` say (a dot is written __)."""
+    config = Config()
+    for name, new in {**{other.replace("__", "."): v for other, v in others.items()}, key: value}.items():
+        *parents, last = name.split(".")
+        node: Any = config
+        for parent in parents:
+            node = getattr(node, parent)
+        assert hasattr(node, last)
+        setattr(node, last, new)
+    return config
+
+
+# -------------------- the contract
+
+
+CONTRACT = {
+    "sweep": "default",
+    "seed": 0,
+    "preset": "none",
+    "task.name": "temporal_order",
+    "task.length": 100,
+    "task.reduction": "mean",
+    "model.name": "elman",
+    "model.hidden": 50,
+    "model.layers": 1,
+    "model.activation": "tanh",
+    "init.name": "gaussian",
+    "init.scale": 1,
+    "init.std": None,
+    "init.input_scale": 1,
+    "init.input_std": None,
+    "init.output_scale": 1,
+    "init.output_std": None,
+    "init.links": 15,
+    "clip.name": "none",
+    "clip.threshold": 1,
+    "optimizer.name": "sgd",
+    "optimizer.lr": 0.01,
+    "training.updates": 1000,
+    "training.batch_size": 20,
+    "training.log_every": 10,
+    "training.dtype": "float32",
+    "training.device": "cpu",
+    "eval.every": None,
+    "eval.sequences": 10000,
+    "probe.spectrum_every": None,
+    "tracker.name": "wandb",
+    "tracker.mode": "offline",
+}
+
+
+def test_keys_and_defaults_are_the_contracts():
+    """Names that other people's scripts rely on."""
+    defaults = {leaf.key: leaf.value for leaf in leaves(composed())}
+    assert {key: defaults.get(key, "no such key") for key in CONTRACT} == CONTRACT
+    assert composed() == Config()
+    assert problems(Config()) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed"),
+    {
+        "task": ["temporal_order"],
+        "model": ["elman"],
+        "model.activation": ["sigmoid", "tanh", "relu", "linear"],
+        "init": ["gaussian", "orthogonal", "identity", "sparse"],
+        "clip": ["none", "norm", "value"],
+        "optimizer": ["sgd"],
+        "tracker": ["wandb", "none"],
+        "tracker.mode": ["offline", "online", "disabled"],
+        "task.reduction": ["mean", "sum"],
+        "training.dtype": ["float32", "float64"],
+    }.items(),
+)
+def test_options_are_the_contracts(key, allowed):
+    for option in allowed:
+        config = composed(f"{key}={option}")
+        leaf = key if "." in key else f"{key}.name"
+        assert {found.key: found.value for found in leaves(config)}[leaf] == option
+        assert problems(config, [f"{key}={option}"]) == []
+
+
+# -------------------- conf/
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_has_one_file_for_each_option(group):
+    rule = next(leaf.rule for leaf in leaves(Config()) if leaf.key == f"{group}.name")
+    assert {p.stem for p in (CONF / group).glob("*.yaml")} == set(rule.words.removeprefix("one of ").split(", "))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_group_file_only_names_its_option(group):
+    """The defaults of the other keys have one home, rnn_lab/config.py."""
+    for file in (CONF / group).glob("*.yaml"):
+        assert OmegaConf.to_container(OmegaConf.load(file)) == {"name": file.stem}
+
+
+def test_the_main_file_sets_no_default():
+    content = OmegaConf.to_container(OmegaConf.load(CONF / "config.yaml"))
+    assert isinstance(content, dict)
+    assert set(content) == {"defaults", "hydra"}
+
+
+PRESETS = {  # science.md's, as numbers
+    "pascanu_sigmoid": {"model.activation": "sigmoid", "init.name": "gaussian", "init.std": 0.01}
+    | {"init.input_std": 0.01, "init.output_std": 0.01},
+    "pascanu_basic_tanh": {"model.activation": "tanh", "init.name": "gaussian", "init.std": 0.1}
+    | {"init.input_std": 0.1, "init.output_std": 0.1},
+    "pascanu_smart_tanh": {"model.activation": "tanh", "init.name": "sparse", "init.std": None, "init.scale": 0.95}
+    | {"init.links": 15, "init.input_std": 0.01, "init.output_std": 0.01},
+}
+
+
+@pytest.mark.parametrize("preset", sorted({"none", *PRESETS, *(p.stem for p in (CONF / "preset").glob("*.yaml"))}))
+def test_a_preset_sets_activation_and_init_and_nothing_else(preset):
+    default = {leaf.key: leaf.value for leaf in leaves(Config())}
+    config = composed(f"preset={preset}")
+    assert {leaf.key: leaf.value for leaf in leaves(config)} == default | PRESETS.get(preset, {}) | {"preset": preset}
+    assert problems(config, [f"preset={preset}"]) == []
+
+
+# -------------------- identity
+
+
+def test_a_run_is_the_same_in_any_spelling():
+    spellings = [
+        ["init.scale=1", "optimizer.lr=0.001", "clip=norm", "clip.threshold=2"],
+        ["clip.threshold=2.0", "clip=norm", "optimizer.lr=1e-3", "init.scale=1.0"],
+        ["clip=norm", "clip.threshold=0.2e1", "optimizer.lr=.001"],
+        ["++clip.threshold=2", "clip.name=norm", "optimizer.lr=1.0e-03", "seed=0", "task=temporal_order"],
+        ["clip.threshold=5", "clip.threshold=2", "clip=norm", "optimizer.lr=0.0010"],
+    ]
+    assert len({run_id(composed(*spelling)) for spelling in spellings}) == 1
+
+
+def test_every_order_of_overrides_is_the_same_run():
+    overrides = ["preset=pascanu_smart_tanh", "clip=value", "seed=3"]
+    assert len({run_id(composed(*order)) for order in itertools.permutations(overrides)}) == 1
+
+
+def test_a_run_id_is_ten_hex_digits_that_end_the_readable_name():
+    for config in (Config(), composed("preset=pascanu_sigmoid"), composed("init.std=0.1")):
+        assert len(run_id(config)) == 10
+        assert int(run_id(config), 16) >= 0
+        assert run_name(config).endswith(run_id(config))
+
+
+OTHER = {  # another legal value of each key, and what must stand beside it for it to have an effect
+    "seed": 1,
+    "preset": "pascanu_sigmoid",
+    "task.length": 101,
+    "task.reduction": "sum",
+    "model.hidden": 51,
+    "model.layers": 2,
+    "model.activation": "relu",
+    "init.name": "orthogonal",
+    "init.scale": 1.5,
+    "init.std": 0.1,
+    "init.input_scale": 1.5,
+    "init.input_std": 0.1,
+    "init.output_scale": 1.5,
+    "init.output_std": 0.1,
+    "init.links": (14, {"init__name": "sparse"}),
+    "clip.name": "norm",
+    "clip.threshold": (2.0, {"clip__name": "norm"}),
+    "optimizer.lr": 0.02,
+    "training.updates": 1001,
+    "training.batch_size": 21,
+    "training.log_every": 11,
+    "training.dtype": "float64",
+    "training.device": "cuda",
+    "eval.every": 5,
+    "eval.sequences": (99, {"eval__every": 5}),
+    "probe.spectrum_every": 7,
+}
+ONLY_ONE_OPTION = {"task.name", "model.name", "optimizer.name"}
+LABELS = {"sweep": "other", "tracker.name": "none", "tracker.mode": "online", "tracker.project": "other"}
+
+
+def test_the_tables_below_know_every_key():
+    assert {leaf.key for leaf in leaves(Config())} == {*OTHER, *ONLY_ONE_OPTION, *LABELS}
+
+
+@pytest.mark.parametrize("key", sorted({*OTHER, *ONLY_ONE_OPTION}))
+def test_every_key_that_has_an_effect_makes_another_run(key):
+    value, beside = OTHER[key] if isinstance(OTHER.get(key), tuple) else (OTHER.get(key, "a later one"), {})
+    default = next(leaf.value for leaf in leaves(Config()) if leaf.key == key)
+    assert run_id(with_leaf(key, value, **beside)) != run_id(with_leaf(key, default, **beside))
+
+
+WITHOUT_EFFECT = {
+    **{key: (value, {}) for key, value in LABELS.items()},
+    "clip.threshold": (2.0, {"clip__name": "none"}),
+    "init.links": (3, {"init__name": "gaussian"}),
+    "init.scale": (2.0, {"init__std": 0.1}),
+    "init.input_scale": (2.0, {"init__input_std": 0.1}),
+    "init.output_scale": (2.0, {"init__output_std": 0.1}),
+    "eval.sequences": (7, {"eval__every": None}),
+}
+
+
+@pytest.mark.parametrize("key", WITHOUT_EFFECT)
+def test_a_key_without_effect_makes_no_other_run(key):
+    value, beside = WITHOUT_EFFECT[key]
+    default = next(leaf.value for leaf in leaves(Config()) if leaf.key == key)
+    one, other = with_leaf(key, default, **beside), with_leaf(key, value, **beside)
+    assert one != other
+    assert run_id(one) == run_id(other)
+    assert static_key(one) == static_key(other)
+
+
+@pytest.mark.parametrize("init", ["orthogonal", "identity"])
+def test_links_are_of_sparse_alone(init):
+    assert run_id(with_leaf("init.links", 3, init__name=init)) == run_id(with_leaf("init.name", init))
+
+
+# -------------------- programs
+
+PER_RUN = {"seed", "preset", "init.name", "init.scale", "init.std", "init.input_scale", "init.input_std"} | {
+    "init.output_scale",
+    "init.output_std",
+    "init.links",
+    "clip.threshold",
+    "optimizer.lr",
+}
+
+
+@pytest.mark.parametrize("key", OTHER)
+def test_runs_train_together_unless_shapes_or_code_differ(key):
+    value, beside = OTHER[key] if isinstance(OTHER[key], tuple) else (OTHER[key], {})
+    default = next(leaf.value for leaf in leaves(Config()) if leaf.key == key)
+    together = static_key(with_leaf(key, value, **beside)) == static_key(with_leaf(key, default, **beside))
+    assert together == (key in PER_RUN)
+
+
+def test_programs_group_in_order_of_the_first_member_and_hold_max_runs():
+    lengths = [10, 20, 10, 10, 20, 10]
+    configs = [with_leaf("task.length", length, seed=seed) for seed, length in enumerate(lengths)]
+    assert programs(configs, 64) == [[0, 2, 3, 5], [1, 4]]
+    assert programs(configs, 2) == [[0, 2], [3, 5], [1, 4]]
+    assert sorted(itertools.chain(*programs(configs, 1))) == list(range(6))
+
+
+# -------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "allowed"),
+    [
+        ("sweep", "", "letters"),
+        ("sweep", "a/b", "letters"),
+        ("sweep", "..", "not first a dot"),
+        ("sweep", ".hidden", "not first a dot"),
+        ("sweep", "a b", "letters"),
+        ("sweep", "a\n", "letters"),
+        ("sweep", "a" * 101, "at most 100"),
+        ("seed", -1, "from 0"),
+        ("seed", 2**63, "to 2^63 - 1"),
+        ("task.name", "nope", "temporal_order"),
+        ("task.length", 0, ">= 1"),
+        ("task.reduction", "max", "mean, sum"),
+        ("model.name", "lstn", "elman"),
+        ("model.hidden", 0, ">= 1"),
+        ("model.layers", 0, ">= 1"),
+        ("model.activation", "tan", "sigmoid, tanh, relu, linear"),
+        ("init.name", "xavier", "gaussian, orthogonal, identity, sparse"),
+        ("init.scale", -1.0, ">= 0"),
+        ("init.scale", float("inf"), "finite"),
+        ("init.std", float("nan"), "null or a finite"),
+        ("init.input_std", -0.1, ">= 0"),
+        ("init.output_scale", float("nan"), "finite"),
+        ("init.links", 0, ">= 1"),
+        ("clip.name", "clamp", "none, norm, value"),
+        ("clip.threshold", 0.0, "> 0"),
+        ("clip.threshold", float("inf"), "finite"),
+        ("optimizer.name", "sdg", "sgd"),
+        ("optimizer.lr", float("nan"), "finite"),
+        ("optimizer.lr", -0.1, ">= 0"),
+        ("training.updates", -1, ">= 0"),
+        ("training.batch_size", 0, ">= 1"),
+        ("training.log_every", 0, ">= 1"),
+        ("training.dtype", "float16", "float32, float64"),
+        ("training.device", "gpu", "cpu, cuda or cuda:N"),
+        ("eval.every", 0, "null or"),
+        ("eval.sequences", 0, ">= 1"),
+        ("probe.spectrum_every", -5, "null or"),
+        ("tracker.name", "tensorboard", "wandb, none"),
+        ("tracker.mode", "dryrun", "offline, online, disabled"),
+        ("tracker.project", "a/b", "letters"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_in_one_line(key, value, allowed):
+    [line] = problems(with_leaf(key, value))
+    assert line.startswith(f"{key}=")
+    assert allowed in line
+    assert "\n" not in line.replace(str(value), "")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("sweep", "A-b_c.9"),
+        ("seed", 2**63 - 1),
+        ("init.scale", 0.0),
+        ("optimizer.lr", 0.0),
+        ("training.updates", 0),
+        ("eval.every", 1),
+        ("task.length", 10),
+        ("clip.threshold", 1e-300),
+    ],
+)
+def test_the_limits_themselves_are_allowed(key, value):
+    assert problems(with_leaf(key, value)) == []
+
+
+def test_all_problems_are_told_at_once():
+    found = problems(with_leaf("seed", -1, clip__threshold=0.0, training__batch_size=0))
+    assert [line.split("=")[0] for line in found] == ["seed", "clip.threshold", "training.batch_size"]
+
+
+def test_a_length_too_short_names_the_smallest_that_works():
+    [line] = problems(with_leaf("task.length", 9))
+    assert line.startswith("task.length=9: ")
+    assert line.endswith(" 10")
+    assert problems(with_leaf("task.length", 10)) == []
+
+
+@pytest.mark.parametrize("which", ["", "input_", "output_"])
+def test_a_std_and_a_scale_are_not_both_given(which):
+    std, scale = f"init.{which}std", f"init.{which}scale"
+    both = [f"{std}=0.1", f"{scale}=2"]
+    [line] = problems(composed(*both), both)
+    assert std in line
+    assert scale in line
+    default_spelt_out = [f"{std}=0.1", f"{scale}=1"]
+    assert len(problems(composed(*default_spelt_out), default_spelt_out)) == 1
+    assert problems(composed(f"{std}=0.1"), [f"{std}=0.1"]) == []
+
+
+def test_only_gaussian_has_a_std():
+    for init in ("orthogonal", "identity", "sparse"):
+        [line] = problems(composed(f"init={init}", "init.std=0.1"))
+        assert line.startswith("init.std=0.1: ")
+
+
+@pytest.mark.parametrize("beside", ["init=sparse", "init.name=gaussian", "model.activation=relu"])
+def test_a_preset_is_refused_beside_what_it_sets(beside):
+    overrides = ["preset=pascanu_basic_tanh", beside]
+    found = problems(composed(*overrides), overrides)
+    assert f"preset=pascanu_basic_tanh sets {beside.split('=')[0]}: give one of the two" in found
+    assert problems(composed(beside, "preset=none"), [beside, "preset=none"]) == []
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    [line] = problems(with_leaf("training.device", "cuda:1"))
+    assert line == "training.device=cuda:1: no GPU here, use cpu"
+
+
+@pytest.mark.parametrize("added", ["trainig.lr=1", "task.lenght=20", "foo=1"])
+def test_a_key_added_with_a_plus_must_exist(added):
+    key = added.split("=")[0]
+    with pytest.raises(ConfigError, match=f"^{key.split('.')[0]}.*: no such key"):
+        composed(f"+{added}")
+
+
+# -------------------- containers
+
+
+def test_a_container_is_plain_and_holds_every_key():
+    nested = container(composed("clip=norm"))
+    assert nested == json.loads(json.dumps(nested))
+    assert nested["clip"] == {"name": "norm", "threshold": 1.0}
+    assert typed(OmegaConf.create(nested)) == composed("clip=norm")
+    assert not any(is_dataclass(value) for value in nested.values())

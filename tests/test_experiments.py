@@ -1,0 +1,85 @@
+"""Every experiment of conf/experiment: a question, sound jobs, and a first job that trains."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import train
+from omegaconf import OmegaConf
+
+from rnn_lab import results
+
+ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
+
+
+def content(experiment: Path) -> dict[str, Any]:
+    """The experiment as written."""
+    plain = OmegaConf.to_container(OmegaConf.load(experiment))
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def values(swept: object) -> list[str]:
+    """The values that a key takes: "a,b" or "range(3)"."""
+    text = str(swept)
+    if text.startswith("range("):
+        return [str(n) for n in range(*map(int, text.removeprefix("range(").removesuffix(")").split(",")))]
+    return text.split(",")
+
+
+def sweep_of(experiment: Path) -> dict[str, list[str]]:
+    return {
+        key: values(v) for key, v in content(experiment).get("hydra", {}).get("sweeper", {}).get("params", {}).items()
+    }
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda p: p.stem)
+def test_an_experiment_is_a_short_yaml_with_a_question_and_its_own_sweep(experiment):
+    lines = experiment.read_text().splitlines()
+    assert lines[0] == "# @package _global_"
+    assert lines[1].startswith("# Question: ")
+    assert len(lines) <= 30
+    assert content(experiment)["sweep"] == experiment.stem
+    if sweep_of(experiment):
+        assert content(experiment)["hydra"]["mode"] == "MULTIRUN", "a forgotten -m should do no harm"
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda p: p.stem)
+def test_the_first_job_trains_two_steps(experiment, tmp_path):
+    first = [f"{key}={choices[0]}" for key, choices in sweep_of(experiment).items()]
+    overrides = ["training.updates=2", "training.log_every=1", "tracker=none"]
+    ended = train(f"experiment={experiment.stem}", *first, *overrides, cwd=tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    loaded = results.load(tmp_path / "runs" / experiment.stem)
+    assert loaded.runs["status"].item() == "completed"
+    assert list(loaded.steps["step"]) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda p: p.stem)
+def test_every_job_is_sound(experiment, tmp_path):
+    """An engine that does not exist is the only thing that is wrong with any of its jobs."""
+    ended = train(f"experiment={experiment.stem}", "hydra.launcher.engine=warp", cwd=tmp_path)
+    assert (ended.status, ended.out) == (2, "")
+    assert [line.split("=")[0] for line in ended.err.splitlines()] == ["hydra.launcher.engine"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda p: p.stem)
+def test_every_job_probes_its_untrained_net(experiment, tmp_path):
+    ended = train(f"experiment={experiment.stem}", "training.updates=0", "tracker=none", cwd=tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    runs = results.load(tmp_path / "runs" / experiment.stem).runs
+    assert set(runs["status"]) == {"completed"}
+    assert len(runs) == len(list(itertools.product(*sweep_of(experiment).values())))
+
+
+def test_the_main_sweep_fits_the_demo():
+    """At most about 96 jobs of at most 100 time steps and 100 updates: five minutes on two cores."""
+    sweep = sweep_of(ROOT / "conf" / "experiment" / "vanishing_exploding.yaml")
+    assert len(list(itertools.product(*sweep.values()))) <= 96
+    assert max(map(int, sweep["task.length"])) <= 100
+    assert content(ROOT / "conf" / "experiment" / "vanishing_exploding.yaml")["training"]["updates"] <= 100
+    assert {"task.length", "model.activation", "init.scale", "clip", "seed"} <= set(sweep)
+    assert {"sigmoid", "tanh"} <= set(sweep["model.activation"])

@@ -15,10 +15,10 @@ demo: .venv
 	@echo "             $(BIN)/wandb sync $(SWEEP)/wandb/offline-run-*    to your W&B account"
 
 test: .venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-all: .venv
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n 2 -m ""
 
 lint: .venv
 	$(BIN)/ruff format --check .

@@ -233,7 +233,7 @@ class SuspendedJob(threading.Thread):
         super().__init__(daemon=True)
         self._composed, self._hydra_context = composed, hydra_context
         self._paused, self._resumed = threading.Event(), threading.Event()
-        self._reached = False
+        self._reached, self._failure = False, "ended before it began"
         self._returned: JobReturn | None = None
         self.outcome: Outcome | None = None
 

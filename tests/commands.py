@@ -26,11 +26,15 @@ class Ended(NamedTuple):
     err: str
 
 
-def start(*arguments: str, cwd: Path, script: Path = TRAIN, **environment: str) -> subprocess.Popen[str]:
-    """`python experiments/train.py ...`, still running."""
+def start(
+    *arguments: str, cwd: Path, script: Path = TRAIN, environment: dict[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """`python experiments/train.py ...`, still running; with more variables in its environment."""
     command = [sys.executable, str(script), *arguments]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=cwd, env={**ENVIRONMENT, **environment}, stdout=pipe, stderr=pipe, text=True)
+    return subprocess.Popen(
+        command, cwd=cwd, env=ENVIRONMENT | (environment or {}), stdout=pipe, stderr=pipe, text=True
+    )
 
 
 def end(process: subprocess.Popen[str], timeout: float = 120) -> Ended:
@@ -64,9 +68,14 @@ def _server() -> subprocess.Popen[str]:
 
 def _serve() -> None:
     import torch  # noqa: F401
+    from hydra import compose, initialize_config_dir
 
-    import rnn_lab.app
     import rnn_lab.runner  # noqa: F401
+    from rnn_lab import app
+
+    app.register()
+    with initialize_config_dir(str(TRAIN.parents[1] / "conf"), version_base="1.3"):
+        compose("config", ["seed=1"])  # its parser learns the grammar by using it
 
     for line in sys.stdin:
         cwd, arguments = json.loads(line)

@@ -137,6 +137,7 @@ def test_results_do_not_depend_on_the_size_of_programs(swept, tmp_path):
     assert recorded(tmp_path) == recorded(swept)
 
 
+@pytest.mark.slow
 def test_hydras_own_sweeper_works_as_well(swept, tmp_path):
     """hydra/sweeper=basic does not know that jobs coincide, and need not."""
     ended = train(*SWEEP, "hydra/sweeper=basic", cwd=tmp_path)
@@ -147,17 +148,17 @@ def test_hydras_own_sweeper_works_as_well(swept, tmp_path):
 def test_a_run_in_a_sweep_is_bitwise_the_run_alone(tmp_path):
     """At (B, H, T) = (20, 50, 100), on the files: programs of runs that differ in all that may differ, and two of them alone."""
     full = ["training.updates=3", "training.log_every=1", "eval.every=2", "eval.sequences=150", "tracker=none"]
-    varied = ["seed=0,5", "init.scale=0.5,4", "clip.threshold=0.1,1", "optimizer.lr=0.01,1"]
+    varied = ["seed=0,5", "init.scale=0.5,4", "clip.threshold=0.1,1", "init=gaussian,sparse"]
     together, alone = tmp_path / "together", tmp_path / "alone"
     together.mkdir()
     alone.mkdir()
-    assert train("-m", *full, *varied, "clip=norm", "init=gaussian,sparse", cwd=together).status == 0
+    assert train("-m", *full, *varied, "clip=norm", cwd=together).status == 0
     for own in (
-        ["seed=5", "init.scale=4", "clip.threshold=0.1", "optimizer.lr=1", "init=sparse"],
-        ["seed=0", "init.scale=0.5", "clip.threshold=1", "optimizer.lr=0.01"],
+        ["seed=5", "init.scale=4", "clip.threshold=0.1", "init=sparse"],
+        ["seed=0", "init.scale=0.5", "clip.threshold=1"],
     ):
         assert train(*full, "clip=norm", *own, cwd=alone).status == 0
-    assert len(runs_of(together)) == 32
+    assert len(runs_of(together)) == 16
     assert len(recorded(alone)) == 4
     assert recorded(alone).items() <= recorded(together).items()
 
@@ -234,7 +235,7 @@ def test_a_divergence_is_a_result(tmp_path):
 # -------------------- interruptions
 
 # Three programs of two runs, one after the other; the second takes a second, or ends never.
-THREE = ["-m", *SMALL, "training.updates=20,500,21", "seed=0,1"]
+THREE = ["-m", *SMALL, "training.updates=20,300,21", "seed=0,1"]
 NEVER = ["-m", *SMALL, "training.updates=20,1000000,21", "seed=0,1"]
 
 
@@ -267,7 +268,7 @@ def test_a_killed_sweep_is_finished_by_the_same_command(tmp_path):
     with in_its_second_program(*THREE, cwd=killed) as process:
         process.kill()
         process.wait()
-    assert statuses_by_updates(killed) == [(20, "completed")] * 2 + [(500, "killed")] * 2
+    assert statuses_by_updates(killed) == [(20, "completed")] * 2 + [(300, "killed")] * 2
     steps = results.load(killed / "runs" / "default").steps.groupby("run_id")["step"].apply(list)
     assert all(found == list(range(len(found))) for found in steps)
     assert sorted(map(len, steps))[2] > 30
@@ -343,7 +344,7 @@ def test_callbacks_see_every_job_in_order_with_its_own_result(tmp_path):
 
     callback = "+hydra.callbacks.noting._target_=noting.Noting"
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
-    ended = end(start("-m", *SMALL, "seed=5,6,7", callback, cwd=tmp_path, PYTHONPATH=path))
+    ended = end(start("-m", *SMALL, "seed=5,6,7", callback, cwd=tmp_path, environment={"PYTHONPATH": path}))
     assert ended.status == 1, ended.err
     assert [line.removeprefix("note ") for line in ended.out.splitlines() if line.startswith("note")] == [
         "multirun starts",

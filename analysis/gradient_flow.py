@@ -2,7 +2,8 @@
 
 log10 of the gradient's norm at every time step, at one record. Rows: activations; columns: sequence lengths; colour:
 init scale. Lines are means of the log10 over seeds, bands reach from the smallest to the largest seed. Dashed lines
-mark where a float32 program that squares entries, or keeps them, would read 0.
+mark where a float32 program that squares entries, or keeps them, would read 0. Dotted: what mean-field theory predicts for
+an untrained Gaussian net, with the measured slopes and the predicted ones in the panel's corner.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import argparse
 import cli
 import grouping
 import numpy as np
+import overlay
 import pandas as pd
 import style
 from grouping import GROUP
@@ -45,6 +47,7 @@ def table(results: Results, quantity: str = "dE_dh", step: int | str = 0, layer:
     t, lag (T - t)                 time step, counted from the input and from the loss
     mean, low, high, seeds         of the finite log10 norms, and how many they are
     zeros, missing                 how many were -inf (an exact 0), or +inf or NaN: left out of the mean
+    slope ... theory_inside        overlay.compare, for dE_dh of the top layer
     runs ... run_ids               grouping.tally
     """
     rows, column = results.timesteps, f"{quantity}/log10_norm"
@@ -62,6 +65,11 @@ def table(results: Results, quantity: str = "dE_dh", step: int | str = 0, layer:
     curves["t"] = curves.groupby(GROUP)["lag"].transform("max") + 1 - curves["lag"]
     curves = curves.merge(grouping.tally(named, drawn, len(results.runs)), on=GROUP)
     curves = curves.assign(quantity=quantity, step=-1 if step == "last" else step)
+    if quantity == "dE_dh" and layer is None:
+        records = results.steps.merge(rows[["run_id", "step"]].drop_duplicates())
+        curves = curves.merge(overlay.compare(records, drawn), on=GROUP)
+    else:
+        curves[overlay.COLUMNS] = np.nan
     first = [*GROUP, "quantity", "step", "layer", "t", "lag"]
     return curves[first + [name for name in curves if name not in first]].sort_values([*GROUP, "t"], ignore_index=True)
 
@@ -83,8 +91,11 @@ def draw(frame: pd.DataFrame) -> Figure:
             ax.set(ylim=limits, title=f"{panel}, length {length}")
             for (init, variant), curve in curves.groupby(["init", "variant"]):
                 line(ax, curve, colours[init], dashes[variant])
+                overlay.line(ax, curve, colours[init])
             if len(curves):
-                directions(ax, curves.loc[curves["lag"] == 0, "mean"].mean())
+                start = curves.loc[curves["lag"] == 0, "mean"].mean()
+                directions(ax, start)
+                overlay.numbers(ax, curves, colours, start)
                 left = curves[curves["mean"].notna()].sort_values("t").drop_duplicates(["init", "variant"])
                 ends = left.groupby("init")[["t", "mean"]].mean()
                 style.label_ends(ax, {style.short(init): (*end, colours[init]) for init, end in ends.iterrows()})
@@ -124,6 +135,7 @@ def caption(frame: pd.DataFrame) -> list[str]:
         f"Line: mean of the log10 over seeds ({seeds}); band: smallest to largest. "
         "Horizontal line: a gradient that keeps its size."
     ]
+    lines += overlay.sentences(frame)
     lines += [f"Triangles: an exact 0 in some seed ({zeros} values), left out of the mean."] if zeros else []
     lines += [f"{missing} values are not finite and left out of the mean."] if missing else []
     return lines + grouping.status_notes(frame)

@@ -34,7 +34,7 @@ def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
     if "Config group override must be" in message:  # task=null, task=3
         culprits = [a for a in arguments if "=" in a and "." not in a and a.split("=", 1)[0] not in known]
         return f"{' '.join(culprits)}: a group takes the name of one of its options"
-    full_key = re.search(r"full_key: (\S+)", message)
+    full_key = re.search(r"full_key: ([^\s\[]+)", message)
     if full_key and full_key[1] in known:
         key = full_key[1]
         given = ["?", *(a.split("=", 1)[1] for a in arguments if a.lstrip("+").split("=", 1)[0] == key and "=" in a)]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 
 class ConfigError(ValueError):
@@ -36,6 +36,7 @@ def at_least(least: int) -> Rule:
 
 POSITIVE = Rule(lambda v: math.isfinite(v) and v > 0, "a finite number > 0")
 NOT_NEGATIVE = Rule(lambda v: math.isfinite(v) and v >= 0, "a finite number >= 0")
+DECAY = Rule(lambda v: 0 <= v < 1, "a number >= 0 and < 1")
 SEED = Rule(lambda v: 0 <= v < 2**63, "a whole number from 0 to 2^63 - 1")
 SWEEP = Rule(
     lambda v: re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}", v) is not None,
@@ -45,6 +46,13 @@ SWEEP = Rule(
 
 def or_null(rule: Rule) -> Rule:
     return Rule(lambda v: v is None or rule.holds(v), f"null or {rule.words}")
+
+
+RANGE = or_null(Rule(lambda v: len(v) == 2 and 1 <= v[0] <= v[1], "[a,b], whole numbers 1 <= a <= b"))
+LENGTHS = or_null(Rule(lambda v: 0 < len(v) == len(set(v)) and min(v) >= 1, "a list of different whole numbers >= 1"))
+RECALL_TASKS = ("memorization", "copying")  # those that have positions and values
+LAST_STEP_TASKS = ("temporal_order", "temporal_order_3bit", "addition", "multiplication", "random_permutation")
+TASK_NAMES = (*LAST_STEP_TASKS, *RECALL_TASKS)
 
 
 def static(default: Any, rule: Rule) -> Any:
@@ -59,8 +67,11 @@ def per_run(default: Any, rule: Rule) -> Any:
 
 @dataclass
 class Task:
-    name: str = static("temporal_order", one_of("temporal_order"))
+    name: str = static("temporal_order", one_of(*TASK_NAMES))
     length: int = static(100, at_least(1))
+    length_range: list[int] | None = static(None, RANGE)  # noqa: RUF009
+    positions: int = static(5, at_least(1))
+    values: int = static(2, at_least(2))
     reduction: str = static("mean", one_of("mean", "sum"))
 
 
@@ -86,14 +97,27 @@ class Init:
 
 @dataclass
 class Clip:
-    name: str = static("none", one_of("none", "norm", "value"))
+    name: str = static("none", one_of("none", "norm", "value", "agc", "autoclip"))
     threshold: float = per_run(1.0, POSITIVE)
+    factor: float = per_run(0.01, POSITIVE)
+    percentile: float = per_run(10.0, Rule(lambda v: 0 <= v <= 100, "a number from 0 to 100"))
+
+
+@dataclass
+class Regularizer:
+    name: str = static("none", one_of("none", "omega"))
+    alpha: float = per_run(4.0, NOT_NEGATIVE)
 
 
 @dataclass
 class Optimizer:
-    name: str = static("sgd", one_of("sgd"))
+    name: str = static("sgd", one_of("sgd", "momentum", "rmsprop", "adam"))
     lr: float = per_run(0.01, NOT_NEGATIVE)
+    momentum: float = per_run(0.9, DECAY)
+    decay: float = per_run(0.99, DECAY)
+    beta1: float = per_run(0.9, DECAY)
+    beta2: float = per_run(0.999, DECAY)
+    epsilon: float = per_run(1e-8, POSITIVE)
 
 
 @dataclass
@@ -103,17 +127,20 @@ class Training:
     log_every: int = static(10, at_least(1))
     dtype: str = static("float32", one_of("float32", "float64"))
     device: str = static("cpu", Rule(lambda v: re.fullmatch(r"cpu|cuda(:\d+)?", v) is not None, "cpu, cuda or cuda:N"))
+    truncation: int | None = static(None, or_null(at_least(1)))
 
 
 @dataclass
 class Eval:
     every: int | None = static(None, or_null(at_least(1)))
     sequences: int = static(10000, at_least(1))
+    lengths: list[int] | None = static(None, LENGTHS)  # noqa: RUF009
 
 
 @dataclass
 class Probe:
     spectrum_every: int | None = static(None, or_null(at_least(1)))
+    smoothness_every: int | None = static(None, or_null(at_least(1)))
 
 
 @dataclass
@@ -134,6 +161,7 @@ class Config:
     model: Model = field(default_factory=Model)
     init: Init = field(default_factory=Init)
     clip: Clip = field(default_factory=Clip)
+    regularizer: Regularizer = field(default_factory=Regularizer)
     optimizer: Optimizer = field(default_factory=Optimizer)
     training: Training = field(default_factory=Training)
     eval: Eval = field(default_factory=Eval)
@@ -169,11 +197,15 @@ def typed(composed: DictConfig) -> Config:
         unknown = {str(key) for key in node} - {f.name for f in fields(cls)} - {"hydra"}
         if unknown:
             raise ConfigError("\n".join(f"{prefix}{key}: no such key" for key in sorted(unknown)))
-        values = {f.name: node[f.name] for f in fields(cls)}
+        values = {f.name: _plain(node[f.name]) for f in fields(cls)}
         groups = {f.name: _default(f) for f in fields(cls) if is_dataclass(_default(f))}
         return cls(**values | {name: build(type(v), node[name], f"{prefix}{name}.") for name, v in groups.items()})
 
     return build(Config, composed)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, ListConfig) else value
 
 
 def _default(f: Field) -> Any:
@@ -191,10 +223,16 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
         return found
     from rnn_lab.tasks import TASKS  # imports torch
 
-    shortest, init = TASKS[config.task.name].shortest, config.init
-    if config.task.length < shortest:
-        found.append(f"task.length={config.task.length}: {config.task.name} needs at least {shortest}")
+    task, shortest, init = config.task, TASKS[config.task.name].shortest, config.init
+    if task.length_range is None and task.length < shortest:
+        found.append(f"task.length={task.length}: {task.name} needs at least {shortest}")
+    for key, lengths in (("task.length_range", task.length_range), ("eval.lengths", config.eval.lengths)):
+        if lengths is not None and min(lengths) < shortest:
+            found.append(f"{key}={_shown(lengths)}: {task.name} needs at least {shortest}")
     given = {o.lstrip("+").split("=", 1)[0] for o in overrides or []}
+    if task.length_range is not None and "task.length" in given:
+        shown = _shown(task.length_range)
+        found.append(f"task.length={task.length} and task.length_range={shown}: give one of the two")
     for std, scale in (("std", "scale"), ("input_std", "input_scale"), ("output_std", "output_scale")):
         if getattr(init, std) is not None and (getattr(init, scale) != 1 or {f"init.{std}", f"init.{scale}"} <= given):
             found.append(
@@ -205,6 +243,8 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
     if config.preset != "none":
         for key in sorted(given & {"init", "init.name", "model.activation"}):
             found.append(f"preset={config.preset} sets {key}: give one of the two")
+    if config.regularizer.name == "omega" and config.training.truncation is not None:
+        found.append(f"training.truncation={config.training.truncation}: regularizer=omega needs full BPTT, null")
     if config.training.device.startswith("cuda"):
         import torch
 
@@ -214,6 +254,8 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
 
 
 def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_shown, value))}]"
     return "null" if value is None else repr(value) if value == "" else str(value)
 
 
@@ -222,12 +264,28 @@ def _without_effect(config: Config) -> set[str]:
     ignored = {leaf.key for leaf in leaves(config) if leaf.key == "sweep" or leaf.key.startswith("tracker.")}
     init = config.init
     rules = {
-        "clip.threshold": config.clip.name == "none",
+        "clip.threshold": config.clip.name not in ("norm", "value"),
+        "clip.factor": config.clip.name != "agc",
+        "clip.percentile": config.clip.name != "autoclip",
+        "regularizer.name": config.regularizer.name == "none",  # left out where off: what came later renames no old run
+        "regularizer.alpha": config.regularizer.name == "none",
+        "optimizer.momentum": config.optimizer.name != "momentum",
+        "optimizer.decay": config.optimizer.name != "rmsprop",
+        "optimizer.beta1": config.optimizer.name != "adam",
+        "optimizer.beta2": config.optimizer.name != "adam",
+        "optimizer.epsilon": config.optimizer.name not in ("rmsprop", "adam"),
+        "probe.smoothness_every": config.probe.smoothness_every is None,
+        "training.truncation": config.training.truncation is None,
         "init.links": init.name != "sparse",
         "init.scale": init.std is not None,
         "init.input_scale": init.input_std is not None,
         "init.output_scale": init.output_std is not None,
         "eval.sequences": config.eval.every is None,
+        "eval.lengths": config.eval.every is None or config.eval.lengths is None,
+        "task.length": config.task.length_range is not None,
+        "task.length_range": config.task.length_range is None,
+        "task.positions": config.task.name not in RECALL_TASKS,
+        "task.values": config.task.name not in RECALL_TASKS,
     }
     return ignored | {key for key, without_effect in rules.items() if without_effect}
 
@@ -242,7 +300,8 @@ def run_id(config: Config) -> str:
 def static_key(config: Config) -> tuple:
     """Runs with equal keys can train as one program. Keys without effect do not keep runs apart."""
     ignored = _without_effect(config)
-    return tuple((leaf.key, leaf.value) for leaf in leaves(config) if leaf.static and leaf.key not in ignored)
+    used = (leaf for leaf in leaves(config) if leaf.static and leaf.key not in ignored)
+    return tuple((leaf.key, tuple(leaf.value) if isinstance(leaf.value, list) else leaf.value) for leaf in used)
 
 
 def run_name(config: Config) -> str:
@@ -250,7 +309,8 @@ def run_name(config: Config) -> str:
     init = config.init
     spread = f"std{init.std:g}" if init.std is not None else f"{init.scale:g}"
     what = f"{config.model.activation}-{spread}" if config.preset == "none" else config.preset.removeprefix("pascanu_")
-    return f"{what}-L{config.task.length}-{config.clip.name}-s{config.seed}-{run_id(config)}"
+    L = "-".join(map(str, config.task.length_range or [config.task.length]))
+    return f"{what}-L{L}-{config.clip.name}-s{config.seed}-{run_id(config)}"
 
 
 def container(config: Config) -> dict[str, Any]:

@@ -8,6 +8,11 @@ from torch import Tensor
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+def before_start(late: Tensor, steps: int) -> Tensor:
+    """The steps of a program before each run's own first, `late` of them, which carry no loss: (*runs,) -> (*runs, steps, 1), bool."""
+    return torch.arange(steps, device=late.device).unsqueeze(-1) < late[..., None, None]
+
+
 def softmax_cross_entropy(o: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """E_t = -log softmax(o_t)[y_t] and dE_t/do_t = yhat_t - y_t (deck, "BPTT").
 

@@ -61,3 +61,12 @@ class Parameters:
             self.flat.dtype,
             self.flat.device,
         )
+
+    def matrices(self, flat: Tensor) -> list[Tensor]:
+        """Views (*runs, in, out) of the weight matrices, U and W of each layer and V, into a vector laid out like this one's."""
+        own = [matrix for layer in self.layers for matrix in (layer.U, layer.W)] + [self.V]
+        starts = [matrix.storage_offset() - self.flat.storage_offset() for matrix in own]
+        return [
+            flat[..., start : start + matrix.shape[-2] * matrix.shape[-1]].unflatten(-1, matrix.shape[-2:])
+            for start, matrix in zip(starts, own, strict=True)
+        ]

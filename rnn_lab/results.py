@@ -1,7 +1,7 @@
 """Run directories -> three pandas frames. The names of their columns are owned here; no torch, no wandb.
 
 A run directory holds `run.json`, `steps.jsonl` (a line a record) and `timesteps.f32` (a float32 block a record, in the
-order series, layer, t; block i belongs to line i).
+order series, layer, t; block i belongs to line i). A record whose true length isn't run.json's T says so: its own "T".
 """
 
 import fcntl
@@ -29,9 +29,12 @@ METRICS = (
     "grad/clipped_fraction",
     "grad/cosine",
     "grad/nonfinite",
+    "grad/smoothness",
     "W/rho",
     "W/sigma_max",
     "omega",
+    "truncation/bias",
+    "truncation/cosine",
     "dE_dh/slope",
     "theory/slope",
     "theory/eta",
@@ -66,7 +69,8 @@ class _Run:
     info: dict[str, Any]
     config: dict[str, Any]
     rows: list[dict[str, float]]
-    blocks: np.ndarray  # (record, series, layer, t)
+    lengths: np.ndarray  # (record,), the true length of each
+    blocks: np.ndarray  # (record, series, layer, T), right-aligned: a shorter record is NaN before its own t = 1
 
 
 def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Results:
@@ -148,18 +152,30 @@ def _read_run(path: Path) -> _Run:
         rows = _read_rows(
             path / "steps.jsonl"
         )  # before the blocks: the writer appends a record's block before its line
+        lengths = np.array([row.pop("T", info["T"]) for row in rows], dtype=int)
         shape = (len(info["series"]), info["layers"], info["T"])
-        size = int(np.prod(shape))
         file = path / "timesteps.f32"
-        if size == 0 or not file.exists():
+        if np.prod(shape) == 0 or not file.exists():
             blocks = np.empty((0, *shape), "<f4")
         else:
-            count = min(len(rows), file.stat().st_size // (4 * size))
-            rows = rows[:count]
-            blocks = np.fromfile(file, "<f4", count * size).reshape(count, *shape)
+            ends = np.cumsum(lengths) * shape[0] * shape[1]
+            count = int(np.searchsorted(ends, file.stat().st_size // 4, side="right"))
+            rows, lengths, ends = rows[:count], lengths[:count], ends[:count]
+            blocks = _blocks(np.fromfile(file, "<f4", ends[-1] if count else 0), ends, lengths, shape)
     except OSError as error:
         raise ResultsError(f"{error.filename or path}: {error.strerror or error}") from error
-    return _Run(path, info, _leaves(info["config"]), rows, blocks)
+    return _Run(path, info, _leaves(info["config"]), rows, lengths, blocks)
+
+
+def _blocks(flat: np.ndarray, ends: np.ndarray, lengths: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """The records of a file as (record, series, layer, T)."""
+    *sizes, T = shape
+    if (lengths == T).all():
+        return flat.reshape(-1, *shape)
+    blocks = np.full((len(lengths), *shape), np.nan, "<f4")
+    for block, own, length in zip(blocks, np.split(flat, ends[:-1]), lengths, strict=True):
+        block[..., T - length :] = own.reshape(*sizes, length)
+    return blocks
 
 
 def _read_info(file: Path) -> dict[str, Any]:
@@ -230,7 +246,8 @@ def _runs_frame(runs: list[_Run], steps: pd.DataFrame) -> pd.DataFrame:
     tails = [
         {f"baseline/{key}": value for key, value in (run.info.get("baseline") or {}).items()}
         | {"T": run.info["T"], "layers": run.info["layers"], "path": str(run.path)}
-        | {key: run.info.get(key) for key in ("name", "command", "error", "started", "finished", "seconds")}
+        | {key: run.info.get(key) for key in ("name", "command", "error", "started", "finished")}
+        | {key: run.info.get(key) for key in ("seconds", "cpu_seconds", "program_runs")}
         | _leaves({key: run.info.get(key) or {} for key in ("git", "versions")})
         for run in runs
     ]
@@ -256,29 +273,38 @@ def _steps_frame(runs: list[_Run]) -> pd.DataFrame:
 
 def _timesteps_frame(runs: list[_Run]) -> pd.DataFrame:
     """Every run fills its slice of columns allocated once: no loop over rows, and one copy of the data."""
-    counts = [len(run.blocks) * run.info["layers"] * run.info["T"] if run.info["series"] else 0 for run in runs]
+    counts = [int(run.lengths[: len(run.blocks)].sum()) * run.info["layers"] for run in runs]
     total = sum(counts)
     columns = {name: np.empty(total, np.int32) for name in ("step", "layer", "t", "lag")}
     series = dict.fromkeys(name for run in runs for name in run.info["series"])
     columns |= {name: np.full(total, np.nan, np.float32) for name in series}
     start = 0
     for run, count in zip(runs, counts, strict=True):
-        layers, T = run.info["layers"], run.info["T"]
-
-        def part(
-            name: str, shape: tuple[int, ...] = (-1, layers, T), rows: slice = slice(start, start + count)
-        ) -> np.ndarray:
-            return columns[name][rows].reshape(shape)
-
         if count:
-            part("step")[:] = np.array([row["step"] for row in run.rows])[:, None, None]
-            part("layer")[:] = np.arange(1, layers + 1)[:, None]
-            part("t")[:] = np.arange(1, T + 1)
-            part("lag")[:] = np.arange(T)[::-1]
-            for index, name in enumerate(run.info["series"]):
-                part(name)[:] = run.blocks[:, index]
+            _fill({name: column[start : start + count] for name, column in columns.items()}, run)
         start += count
     return pd.DataFrame({"run_id": _ids(runs, counts)} | columns, copy=False)
+
+
+def _fill(columns: dict[str, np.ndarray], run: _Run) -> None:
+    """One run's slice of the columns, in the order record, layer, t."""
+    layers, T = run.info["layers"], run.info["T"]
+    shape = (len(run.blocks), layers, T)
+    t = np.arange(1, T + 1) - (T - run.lengths)[:, None, None]
+    begun = None if (run.lengths == T).all() else np.broadcast_to(t >= 1, shape)
+
+    def put(name: str, values: np.ndarray) -> None:
+        if begun is None:
+            columns[name].reshape(shape)[:] = values
+        else:
+            columns[name][:] = np.broadcast_to(values, shape)[begun]
+
+    put("step", np.array([row["step"] for row in run.rows])[:, None, None])
+    put("layer", np.arange(1, layers + 1)[:, None])
+    put("t", t)
+    put("lag", np.arange(T)[::-1])
+    for index, name in enumerate(run.info["series"]):
+        put(name, run.blocks[:, index])
 
 
 def _ids(runs: list[_Run], counts: list[int]) -> Any:

@@ -12,8 +12,8 @@ from rnn_lab.recording import Row, RunInfo, Sink
 from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.store import StoreSink
 from rnn_lab.recording.wandb import WandbSink
-from rnn_lab.tasks import TASKS
 from rnn_lab.training import TIMESTEP_SERIES, Snapshot, train
+from rnn_lab.vectorize import make_task
 
 log = logging.getLogger("rnn_lab")
 
@@ -39,16 +39,17 @@ class Outcome:
 class Recorder:
     """The sinks of one run, and its end. A sink of ours that fails fails this run, not its neighbours."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, program_runs: int = 1):
         config = job.config
-        task = TASKS[config.task.name](config.task.length)
+        task = make_task(config.task)
         tags = [config.task.name, config.model.activation, config.clip.name]
         info = RunInfo(run_id(config), config.sweep, job.directory, container(config), run_name(config), tags)
         describe = {
             "series": list(TIMESTEP_SERIES),
             "layers": config.model.layers,
             "T": task.steps,
-            "baseline": task.baseline._asdict(),
+            "baseline": task.baseline_of(config.task.reduction)._asdict(),
+            "program_runs": program_runs,  # how many share the seconds
             **job.provenance,
         }
         self.store = StoreSink(info, describe)
@@ -97,7 +98,7 @@ def run_program(jobs: list[Job], progress: Progress) -> list[Outcome]:
     errors: list[str] = []
     for job in jobs:
         try:
-            recorders.append(Recorder(job))
+            recorders.append(Recorder(job, len(jobs)))
             errors.append("")
         except (OSError, RuntimeError) as error:
             recorders.append(None)
@@ -130,5 +131,5 @@ def _record(snapshot: Snapshot, recorders: list[Recorder]) -> None:
     """Unstacks a snapshot into the rows of its runs."""
     for run in np.flatnonzero(snapshot.runs):
         scalars = {name: float(values[run]) for name, values in snapshot.scalars.items()}
-        timesteps = {name: values[run] for name, values in snapshot.timesteps.items()}
+        timesteps = {name: values[run][..., snapshot.late[run] :] for name, values in snapshot.timesteps.items()}
         recorders[run].log(Row(snapshot.step, scalars, timesteps), bool(snapshot.diverged[run]))

@@ -10,12 +10,20 @@ from torch import Tensor
 
 from rnn_lab import inits
 from rnn_lab.config import Config, static_key
+from rnn_lab.config import Task as TaskConfig
 from rnn_lab.parameters import Parameters
-from rnn_lab.tasks import Task
+from rnn_lab.tasks import TASKS, Task
 
 BLOCK = 16  # mini-batches drawn at a time; a constant, so that a run's draws do not depend on the program it is in
 
 Rng = np.random.Generator
+
+
+def make_task(config: TaskConfig) -> Task:
+    """The task that a config describes, of a fixed length or of a length range."""
+    kind = TASKS[config.name]
+    shortest, longest = config.length_range or (config.length, config.length)
+    return kind(shortest, longest, **{option: getattr(config, option) for option in kind.options})
 
 
 def programs(configs: list[Config], max_runs: int) -> list[list[int]]:
@@ -32,9 +40,9 @@ def streams(seed: int) -> tuple[Rng, Rng, np.random.SeedSequence]:
     return np.random.default_rng(init), np.random.default_rng(train), evaluation
 
 
-def evaluation_rng(root: np.random.SeedSequence, step: int) -> Rng:
-    """The generator of the evaluation after `step` updates, whichever evaluations came before."""
-    return np.random.default_rng(np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, step)))
+def evaluation_rng(root: np.random.SeedSequence, *key: int) -> Rng:
+    """The generator of one evaluation, whichever came before. key: the step, and the task length if it is not the one trained on."""
+    return np.random.default_rng(np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, *key)))
 
 
 def recurrent_matrix(config: Config, z: NDArray[np.float64], links_rng: Rng) -> NDArray[np.float64]:
@@ -81,23 +89,34 @@ def stack_parameters(configs: list[Config], task: Task, rngs: list[Rng], dtype: 
 
 
 class MiniBatches:
-    """The runs' mini-batches, each from its own generator: x (runs, T, batch, inputs) and y (runs, L, batch, ...), reused buffers."""
+    """The runs' mini-batches, each from its own generator: x (runs, T, batch, inputs) and y (runs, L, batch, ...), reused buffers.
+
+    late: how many of the T steps come before each run's own first, in the mini-batch drawn last, (runs,); None: none in any run.
+    """
 
     def __init__(self, task: Task, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str):
         self.task, self.rngs, self.batch_size = task, rngs, batch_size
         self.x = torch.zeros(len(rngs), task.steps, batch_size, task.inputs, dtype=dtype, device=device)
         self.y: Tensor | None = None
+        self.late: Tensor | None = None
         self._blocks: list[tuple[NDArray, NDArray]] = []
+        self._lengths: list[NDArray | None] = []
         self._next = BLOCK
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """The next mini-batch of every run."""
         if self._next == BLOCK:
-            self._blocks = [self.task.sample(rng, BLOCK, self.batch_size) for rng in self.rngs]
+            self._lengths = [self.task.lengths(rng, BLOCK) for rng in self.rngs]
+            self._blocks = [
+                self.task.sample(rng, BLOCK, self.batch_size, lengths)
+                for rng, lengths in zip(self.rngs, self._lengths, strict=True)
+            ]
             self._next = 0
         k, self._next = self._next, self._next + 1
         for run, (x, _) in enumerate(self._blocks):
             self.x[run].copy_(torch.from_numpy(x[k]))
+        late = [0 if lengths is None else self.task.steps - int(lengths[k]) for lengths in self._lengths]
+        self.late = torch.tensor(late, device=self.x.device) if any(late) else None
         y = torch.from_numpy(np.stack([y[k] for _, y in self._blocks]))
         return self.x, y.to(self.x.device) if y.dtype == torch.int64 else y.to(self.x)
 

@@ -7,12 +7,14 @@ from commands import SMALL, TINY, TRAIN, end, start, train
 
 from rnn_lab import results
 
+TASKS = ["addition", "copying", "memorization", "memorization_20bit", "multiplication", "random_permutation"]
+TASKS += ["temporal_order", "temporal_order_3bit"]
 KEY, SECRET = "planted0" * 5, "hunter2-" * 3
 
 MISTAKES = {
     "clip.treshold=2": "clip.treshold: no such key; did you mean clip.threshold?",
     "+nonsense=2": "nonsense: no such key",
-    "task=nope": "task=nope: must be one of temporal_order",
+    "task=nope": "task=nope: must be one of " + ", ".join(TASKS),
     "task.length=3": "task.length=3: temporal_order needs at least 10",
     "training.batch_size=0": "training.batch_size=0: must be a whole number >= 1",
     "init.scale=-1": "init.scale=-1.0: must be a finite number >= 0",
@@ -40,7 +42,7 @@ MORE_MISTAKES = {  # a command, and what each of its lines says
     "-m task.length=100,3,4 clip=none,clamp seed=0,x optimizer.lr=0.1,nan": [
         "task.length=3: temporal_order needs at least 10",
         "task.length=4: temporal_order needs at least 10",
-        "clip=clamp: must be one of none, norm, value",
+        "clip=clamp: must be one of agc, autoclip, none, norm, value",
         "seed=x: must be a whole number from 0 to 2^63 - 1",
         "optimizer.lr=nan: must be a finite number >= 0",
     ],
@@ -107,7 +109,7 @@ def test_help_is_worth_reading_and_fast(tmp_path):
     for worth in (
         "-m key=value,value",
         "experiment=",
-        "clip: none, norm, value",
+        "clip: agc, autoclip, none, norm, value",
         "threshold: 1.0",
         "init.scale",
         "runs/",

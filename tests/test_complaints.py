@@ -11,6 +11,8 @@ from rnn_lab.complaints import complaint
 from rnn_lab.config import ConfigError, typed
 from rnn_lab.recording.store import Locked
 
+TASKS = ["addition", "copying", "memorization", "memorization_20bit", "multiplication", "random_permutation"]
+TASKS += ["temporal_order", "temporal_order_3bit"]
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 
@@ -36,8 +38,8 @@ def answer(*overrides: str) -> str:
         "training.bach_size=3": "training.bach_size: no such key; did you mean training.batch_size?",
         "zzzzzz=3": "zzzzzz: no such key",
         "+foo=3": "foo: no such key",
-        "task=adding": "task=adding: must be one of temporal_order",
-        "clip=clamp": "clip=clamp: must be one of none, norm, value",
+        "task=adding": "task=adding: must be one of " + ", ".join(TASKS),
+        "clip=clamp": "clip=clamp: must be one of agc, autoclip, none, norm, value",
         "preset=pascanu": "preset=pascanu: must be one of none, pascanu_basic_tanh, pascanu_sigmoid, pascanu_smart_tanh",
         "task.length=long": "task.length=long: must be a whole number >= 1",
         "task.length=10.5": "task.length=10.5: must be a whole number >= 1",

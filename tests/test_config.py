@@ -126,17 +126,25 @@ def test_options_are_the_contracts(key, allowed):
 # -------------------- conf/
 
 
+RECIPES = {"copying", "memorization_20bit"}  # option files that hold the sizes of a recipe besides its name
+
+
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_has_one_file_for_each_option(group):
     rule = next(leaf.rule for leaf in leaves(Config()) if leaf.key == f"{group}.name")
-    assert {p.stem for p in (CONF / group).glob("*.yaml")} == set(rule.words.removeprefix("one of ").split(", "))
+    files = {p.stem for p in (CONF / group).glob("*.yaml")}
+    assert files - {"memorization_20bit"} == set(rule.words.removeprefix("one of ").split(", "))
 
 
 @pytest.mark.parametrize("group", GROUPS)
 def test_a_group_file_only_names_its_option(group):
     """The defaults of the other keys have one home, rnn_lab/config.py."""
     for file in (CONF / group).glob("*.yaml"):
-        assert OmegaConf.to_container(OmegaConf.load(file)) == {"name": file.stem}
+        content = OmegaConf.to_container(OmegaConf.load(file))
+        if file.stem in RECIPES:
+            assert set(content) == {"name", "positions", "values"}
+        else:
+            assert content == {"name": file.stem}
 
 
 def test_the_main_file_sets_no_default():
@@ -207,7 +215,21 @@ OTHER = {  # another legal value of each key, and what must stand beside it for 
     "init.links": (14, {"init__name": "sparse"}),
     "clip.name": "norm",
     "clip.threshold": (2.0, {"clip__name": "norm"}),
+    "clip.factor": (0.02, {"clip__name": "agc"}),
+    "clip.percentile": (20.0, {"clip__name": "autoclip"}),
+    "regularizer.name": "omega",
+    "regularizer.alpha": (2.0, {"regularizer__name": "omega"}),
+    "optimizer.name": "adam",
     "optimizer.lr": 0.02,
+    "optimizer.momentum": (0.8, {"optimizer__name": "momentum"}),
+    "optimizer.decay": (0.8, {"optimizer__name": "rmsprop"}),
+    "optimizer.beta1": (0.8, {"optimizer__name": "adam"}),
+    "optimizer.beta2": (0.8, {"optimizer__name": "adam"}),
+    "optimizer.epsilon": (1e-7, {"optimizer__name": "adam"}),
+    "task.name": "addition",
+    "task.length_range": [50, 60],
+    "task.positions": (6, {"task__name": "memorization"}),
+    "task.values": (3, {"task__name": "memorization"}),
     "training.updates": 1001,
     "training.batch_size": 21,
     "training.log_every": 11,
@@ -215,9 +237,12 @@ OTHER = {  # another legal value of each key, and what must stand beside it for 
     "training.device": "cuda",
     "eval.every": 5,
     "eval.sequences": (99, {"eval__every": 5}),
+    "eval.lengths": ([30], {"eval__every": 5}),
+    "training.truncation": 10,
     "probe.spectrum_every": 7,
+    "probe.smoothness_every": 7,
 }
-ONLY_ONE_OPTION = {"task.name", "model.name", "optimizer.name"}
+ONLY_ONE_OPTION = {"model.name"}
 LABELS = {"sweep": "other", "tracker.name": "none", "tracker.mode": "online", "tracker.project": "other"}
 
 
@@ -235,6 +260,14 @@ def test_every_key_that_has_an_effect_makes_another_run(key):
 WITHOUT_EFFECT = {
     **{key: (value, {}) for key, value in LABELS.items()},
     "clip.threshold": (2.0, {"clip__name": "none"}),
+    "clip.factor": (0.02, {"clip__name": "norm"}),
+    "clip.percentile": (20.0, {"clip__name": "agc"}),
+    "regularizer.alpha": (2.0, {"regularizer__name": "none"}),
+    "optimizer.momentum": (0.8, {"optimizer__name": "adam"}),
+    "optimizer.decay": (0.8, {"optimizer__name": "sgd"}),
+    "optimizer.beta1": (0.8, {"optimizer__name": "momentum"}),
+    "task.positions": (6, {"task__name": "addition"}),
+    "task.values": (3, {"task__name": "temporal_order"}),
     "init.links": (3, {"init__name": "gaussian"}),
     "init.scale": (2.0, {"init__std": 0.1}),
     "init.input_scale": (2.0, {"init__input_std": 0.1}),
@@ -265,7 +298,15 @@ PER_RUN = {"seed", "preset", "init.name", "init.scale", "init.std", "init.input_
     "init.output_std",
     "init.links",
     "clip.threshold",
+    "clip.factor",
+    "clip.percentile",
+    "regularizer.alpha",
     "optimizer.lr",
+    "optimizer.momentum",
+    "optimizer.decay",
+    "optimizer.beta1",
+    "optimizer.beta2",
+    "optimizer.epsilon",
 }
 
 
@@ -414,6 +455,6 @@ def test_a_key_added_with_a_plus_must_exist(added):
 def test_a_container_is_plain_and_holds_every_key():
     nested = container(composed("clip=norm"))
     assert nested == json.loads(json.dumps(nested))
-    assert nested["clip"] == {"name": "norm", "threshold": 1.0}
+    assert nested["clip"] == {"name": "norm", "threshold": 1.0, "factor": 0.01, "percentile": 10.0}
     assert typed(OmegaConf.create(nested)) == composed("clip=norm")
     assert not any(is_dataclass(value) for value in nested.values())

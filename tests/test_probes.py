@@ -10,7 +10,7 @@ from oracle import random_parameters
 from rnn_lab import probes
 from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.parameters import Parameters
-from rnn_lab.scaled import scaled
+from rnn_lab.scaled import Scaled, scaled
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -134,3 +134,23 @@ def test_phi_prime_mean_is_over_units_and_batch(runs, phi):
     torch.testing.assert_close(
         probes.phi_prime_mean([h], ACTIVATIONS[phi])[..., 0, :], prime[..., 1:, :, :].mean((-2, -1))
     )
+
+
+@pytest.mark.parametrize("size", [0, -3000, 3000])
+def test_summands_of_the_gradient_are_of_any_size(size):
+    """Against the products themselves in float64, examples of very different size included; the exponent only shifts the log."""
+    generator = torch.Generator().manual_seed(2)
+    source = torch.randn(2, 4, 7, 3, generator=generator, dtype=torch.float64)
+    mantissa = torch.randn(2, 4, 7, 5, generator=generator, dtype=torch.float64)
+    exponent = torch.randint(-30, 30, (2, 4, 7), generator=generator, dtype=torch.int32)
+    delta = mantissa * 2.0 ** exponent.double().unsqueeze(-1)
+    expected = torch.linalg.matrix_norm(source.transpose(-2, -1) @ delta).log10() + size * math.log10(2)
+    [found] = probes.log10_summand_norms(Scaled(mantissa, exponent + size), source)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_a_step_without_source_or_gradient_adds_an_exact_zero():
+    ones, zeros = torch.ones(2, 3, 4, 5), torch.zeros(2, 3, 4, dtype=torch.int32)
+    for source, mantissa in ((0 * ones, ones), (ones, 0 * ones)):
+        [found] = probes.log10_summand_norms(Scaled(mantissa, zeros), source)
+        assert found.isneginf().all()

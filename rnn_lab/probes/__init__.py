@@ -1,9 +1,24 @@
 """What is measured, one quantity a file. Probes read what an update computed anyway and change nothing."""
 
 from rnn_lab.probes.adjoints import log10_norms
-from rnn_lab.probes.gradient import gradient_scalars
+from rnn_lab.probes.gradient import gradient_scalars, truncation_scalars
 from rnn_lab.probes.slope import slope
+from rnn_lab.probes.smoothness import smoothness
 from rnn_lab.probes.spectrum import rho, sigma_max, spectrum
 from rnn_lab.probes.states import h_norm, phi_prime_mean
+from rnn_lab.probes.summands import log10_summand_norms, summand_series
 
-__all__ = ["gradient_scalars", "h_norm", "log10_norms", "phi_prime_mean", "rho", "sigma_max", "slope", "spectrum"]
+__all__ = [
+    "gradient_scalars",
+    "h_norm",
+    "log10_norms",
+    "log10_summand_norms",
+    "phi_prime_mean",
+    "rho",
+    "sigma_max",
+    "slope",
+    "smoothness",
+    "spectrum",
+    "summand_series",
+    "truncation_scalars",
+]

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-LAGS = 60
+from rnn_lab.theory import LAGS
 
 
 def slope(log10_norm: Tensor) -> Tensor:

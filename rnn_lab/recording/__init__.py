@@ -13,7 +13,7 @@ class Row:
 
     step: int
     scalars: dict[str, float]  # contract names ("train/loss", "grad/norm", ...); only what was measured at this step
-    timesteps: dict[str, np.ndarray]  # contract name ("dE_dh/log10_norm", ...) -> (layers, T) float32
+    timesteps: dict[str, np.ndarray]  # contract name ("dE_dh/log10_norm", ...) -> (layers, true length) float32
 
 
 class Sink(Protocol):

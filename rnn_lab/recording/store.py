@@ -1,8 +1,8 @@
 """Our own files, the source of truth: one directory a run, complete up to the last row whatever kills the process.
 
     run.json        status, config, provenance; replaced atomically
-    steps.jsonl     one line a row: step and scalars (Python's json: NaN, Infinity)
-    timesteps.f32   one block a row: (series, layer, t) float32, little-endian
+    steps.jsonl     one line a row: step and scalars (Python's json: NaN, Infinity); "T" where the row's true length is not run.json's T
+    timesteps.f32   one block a row: (series, layer, t) float32, little-endian; t = 1..T of the row
 
 A row's block is written before its line, both unbuffered: the line says that the row is whole. The writer holds a lock on the directory
 itself while it lives, so a run that says "running" and is not locked was killed.
@@ -66,7 +66,9 @@ class StoreSink:
         self._directory = info.directory
         self._lock = lock(info.directory)
         self._series: list[str] = describe["series"]
+        self._T: int = describe["T"]
         self._began = time.monotonic()
+        self._cpu_began = time.process_time()
         self._content: dict[str, Any] = {
             "format": 1,
             "run_id": info.run_id,
@@ -79,6 +81,7 @@ class StoreSink:
             "started": _now(),
             "finished": None,
             "seconds": None,
+            "cpu_seconds": None,  # of the whole process: as `seconds`, shared by the runs of a program
             **describe,
         }
         self._steps = open(info.directory / "steps.jsonl", "wb", buffering=0)  # noqa: SIM115
@@ -86,8 +89,11 @@ class StoreSink:
         write_json(self._directory / "run.json", self._content)
 
     def log(self, row: Row) -> None:
-        self._timesteps.write(np.stack([row.timesteps[name] for name in self._series]).astype("<f4").tobytes())
-        self._steps.write((json.dumps({"step": row.step, **row.scalars}) + "\n").encode())
+        block = np.stack([row.timesteps[name] for name in self._series]).astype("<f4")
+        T = block.shape[-1]
+        own_length = {} if T == self._T else {"T": T}
+        self._timesteps.write(block.tobytes())
+        self._steps.write((json.dumps({"step": row.step, **own_length, **row.scalars}) + "\n").encode())
 
     def finish(
         self, status: str, summary: dict[str, float], diverged_at: int | None = None, error: str | None = None
@@ -97,6 +103,7 @@ class StoreSink:
         self._timesteps.close()
         self._content |= {"status": status, "diverged_at": diverged_at, "error": error, "summary": summary}
         self._content |= {"finished": _now(), "seconds": round(time.monotonic() - self._began, 3)}
+        self._content["cpu_seconds"] = round(time.process_time() - self._cpu_began, 3)
         try:
             write_json(self._directory / "run.json", self._content)
         finally:

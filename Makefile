@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SWEEP := runs/vanishing_exploding
 
-.PHONY: demo test test-all lint figures clean
+.PHONY: demo test test-all lint bench figures clean
 
 demo: .venv
 	$(BIN)/python experiments/train.py experiment=vanishing_exploding
@@ -26,6 +26,10 @@ lint: .venv
 	$(BIN)/pyright
 
 figures: demo
+
+bench: .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python experiments/benchmark.py
 
 .venv: .venv/installed
 .venv/installed: requirements.lock pyproject.toml

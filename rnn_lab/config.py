@@ -128,6 +128,7 @@ class Training:
     dtype: str = static("float32", one_of("float32", "float64"))
     device: str = static("cpu", Rule(lambda v: re.fullmatch(r"cpu|cuda(:\d+)?", v) is not None, "cpu, cuda or cuda:N"))
     truncation: int | None = static(None, or_null(at_least(1)))
+    kernel: str = static("auto", one_of("auto", "reference", "numba"))
 
 
 @dataclass
@@ -245,6 +246,18 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
             found.append(f"preset={config.preset} sets {key}: give one of the two")
     if config.regularizer.name == "omega" and config.training.truncation is not None:
         found.append(f"training.truncation={config.training.truncation}: regularizer=omega needs full BPTT, null")
+    if config.training.kernel == "numba":
+        from rnn_lab import kernels
+
+        for key, other, clash in (
+            ("training.device", config.training.device, config.training.device != "cpu"),
+            ("training.truncation", config.training.truncation, config.training.truncation is not None),
+            ("regularizer", config.regularizer.name, config.regularizer.name != "none"),
+        ):
+            if clash:
+                found.append(f"training.kernel=numba: not with {key}={other}; use training.kernel=reference")
+        if not kernels.installed():
+            found.append("training.kernel=numba: Numba is not installed; use training.kernel=reference")
     if config.training.device.startswith("cuda"):
         import torch
 

@@ -1,12 +1,14 @@
 """Trains a program and records every run of it: what stands between a list of configs and their directories."""
 
 import logging
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rnn_lab import kernels
 from rnn_lab.config import Config, container, run_id, run_name
 from rnn_lab.recording import Row, RunInfo, Sink
 from rnn_lab.recording.progress import Progress
@@ -16,6 +18,7 @@ from rnn_lab.training import TIMESTEP_SERIES, Snapshot, train
 from rnn_lab.vectorize import make_task
 
 log = logging.getLogger("rnn_lab")
+kernels.say = lambda line: print(line, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

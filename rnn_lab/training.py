@@ -6,6 +6,7 @@ multiple of log_every (and of eval.every), and at the end, whose batch is drawn 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.config import Config
 from rnn_lab.parameters import Parameters
 from rnn_lab.tasks import Task
+
+if TYPE_CHECKING:
+    from rnn_lab.kernels.engine import Program
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 EVAL_BATCH = 100
@@ -70,8 +74,11 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
     settings, state = {key: per_run("optimizer", key) for key in optimizer.settings}, optimizer.state(theta.flat)
     alpha = per_run("regularizer", "alpha").to(dtype)
     batches = vectorize.MiniBatches(task, list(data_rngs), training.batch_size, dtype, device)
-    buffers, grads = bptt.Buffers(theta, task.steps, training.batch_size, keep_dE_dh=regularised), theta.like()
-    full = theta.like() if regularised or truncation is not None else grads  # dE/dtheta of full BPTT, at recorded rows
+    buffers = bptt.Buffers(theta, task.steps, training.batch_size, keep_dE_dh=regularised)
+    kernel = fused_kernel(theta, net, task, training.batch_size) if training.kernel == "numba" else None
+    grads = theta.like() if kernel is None else kernel.grads
+    apart = regularised or truncation is not None or kernel is not None
+    full = theta.like() if apart else grads  # dE/dtheta of full BPTT, at recorded rows
     before = theta.like() if first.probe.smoothness_every else None  # the parameters one update ago
 
     active = torch.ones(len(configs), dtype=torch.bool, device=device)
@@ -83,10 +90,15 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
 
         x, y = batches.draw()
         buffers.late = batches.late
-        o = bptt.forward(theta, x, net, buffers)
-        loss, dE_do = bptt.objective(o, y, net, buffers.late)
+        if kernel is None or record:
+            o = bptt.forward(theta, x, net, buffers)
+            loss, dE_do = bptt.objective(o, y, net, buffers.late)
         adjoints = bptt.scaled_backward(theta, x, dE_do, net, buffers, full) if record else None
-        if truncation is not None:
+        if kernel is not None:  # what is applied is always the kernel's; the reference only measures
+            loss, o = kernel(
+                x.unsqueeze(1).numpy(), y.unsqueeze(1).numpy(), 0, False, *_own_lengths(net, x, buffers.late)
+            )
+        elif truncation is not None:
             bptt.truncated_backward(theta, x, dE_do, net, buffers, grads, truncation)
         elif adjoints is None:
             bptt.backward(theta, x, dE_do, net, buffers, grads)
@@ -101,6 +113,8 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
         rows = active if record else diverged
         if rows.any():
             if adjoints is None:  # a run diverged between two rows: measure what it died of
+                if kernel is not None:
+                    dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net, buffers.late)[1]
                 adjoints = bptt.scaled_backward(theta, x, dE_do, net, buffers, full)
             scalars = {"train/loss": loss, "train/error": task.wrong(o, y, buffers.late).double().mean(-1)}
             scalars |= probes.gradient_scalars(grads.flat, applied, clipped) | {
@@ -141,6 +155,20 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
         if before is not None:
             before.flat.copy_(theta.flat)
         optimizers.update_(optimizer, theta.flat, applied, state, settings, active)
+
+
+def fused_kernel(theta: Parameters, net: bptt.Net, task: Task, batch_size: int) -> "Program":
+    """The Numba kernel for this program."""
+    from rnn_lab.kernels.engine import Program  # imports Numba, half a second
+
+    return Program(theta, net, task.steps, batch_size)
+
+
+def _own_lengths(net: bptt.Net, x: Tensor, late: Tensor | None) -> tuple[NDArray | None, NDArray | None]:
+    """What the kernel takes for runs of true lengths of their own: the steps that each sits out, and its weight of one E_t."""
+    if late is None:
+        return None, None
+    return late.numpy(), np.broadcast_to(np.asarray(net.weight(x.shape[-2], late)), len(late)).astype(np.float64)
 
 
 def _snapshot(

@@ -17,7 +17,7 @@ from rnn_lab import launcher
 from rnn_lab.complaints import complaint
 from rnn_lab.config import Config, ConfigError, problems, run_id, typed
 from rnn_lab.jobs import RunsFailed, check, metric, report, run_directory, train_jobs
-from rnn_lab.recording.store import FINISHED, read_run
+from rnn_lab.recording.store import FINISHED, lock, read_run
 
 
 class Check(Callback):
@@ -29,6 +29,8 @@ class Check(Callback):
             found = check(config, job, sweeping=False)
             if found:
                 raise ConfigError("\n".join(found))
+            if run_directory(job).is_dir():
+                os.close(lock(run_directory(job)))  # nobody trains it at the moment
         except Exception as error:  # Hydra would turn it into a warning and go on
             print(complaint(error), file=sys.stderr)
             raise SystemExit(2) from None

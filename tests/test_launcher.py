@@ -116,6 +116,21 @@ def test_a_single_run_is_the_sweeps_run(copied):
     assert times(copied) == before
 
 
+def test_a_single_run_that_another_process_trains_is_refused(copied):
+    """One line, and nothing of the other's is touched."""
+    run = next(run for run in runs_of(copied).values() if told(run)["config"]["seed"] == 1)
+    content = told(run)
+    (run / "run.json").write_text(json.dumps(content | {"status": "running"}))
+    before, held = times(copied), lock(run)
+    clip = content["config"]["clip"]
+    ended = train(*SMALL, f"clip={clip['name']}", f"clip.threshold={clip['threshold']}", "seed=1", cwd=copied)
+    os.close(held)
+    assert (ended.status, ended.out) == (2, "")
+    assert "another process" in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert times(copied) == before
+
+
 def test_a_wider_sweep_runs_what_is_new(copied):
     before = times(copied)
     ended = train(*SWEEP, "seed=0,1,2", cwd=copied)

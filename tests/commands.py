@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,7 +34,15 @@ def start(
     command = [sys.executable, str(script), *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, cwd=cwd, env=ENVIRONMENT | (environment or {}), stdout=pipe, stderr=pipe, text=True
+        command,
+        cwd=cwd,
+        env=ENVIRONMENT | (environment or {}),
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored where the tests run in the background
     )
 
 

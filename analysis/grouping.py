@@ -66,6 +66,19 @@ def groups(results: Results, at_init: bool = False) -> pd.DataFrame:
     return named
 
 
+def of_one_length(results: Results, length: int | None) -> tuple[pd.DataFrame, int, list[int]]:
+    """The groups of the runs of one length (None: the longest) that have a record, how many runs of it there are, and all lengths."""
+    named = groups(results)
+    lengths = sorted(named["length"].unique())
+    length = lengths[-1] if length is None else length
+    named = named[named["length"] == length]
+    recorded = named[named["run_id"].isin(results.steps["run_id"])]
+    if recorded.empty:
+        given = ", ".join(map(str, lengths))
+        raise ResultsError(f"nothing to draw: no run of length {length} has a record; the lengths given are {given}")
+    return recorded, len(named), lengths
+
+
 def _variants(runs: pd.DataFrame, config: Sequence[str], named: pd.DataFrame, ignored: tuple[str, ...]) -> pd.Series:
     same = [named[key] for key in ("panel", "length", "init")]
     leaves, distinct, label = [], 1, pd.Series("", index=runs.index)

@@ -44,15 +44,8 @@ def table(results: Results, length: int | None = None) -> pd.DataFrame:
     others                         lengths that were given and are not drawn
     runs ... run_ids               grouping.tally
     """
-    named = grouping.groups(results)
-    lengths = sorted(named["length"].unique())
-    length = lengths[-1] if length is None else length
-    named = named[named["length"] == length]
-    loaded = len(named)
-    named = named[named["run_id"].isin(results.steps["run_id"])]
-    if named.empty:
-        given = ", ".join(map(str, lengths))
-        raise ResultsError(f"nothing to draw: no run of length {length} has a record; the lengths given are {given}")
+    named, loaded, lengths = grouping.of_one_length(results, length)
+    length = int(named["length"].iloc[0])
     drawn = named.drop_duplicates([*GROUP, "seed"])
     steps = results.steps.merge(drawn, on="run_id").sort_values("step", kind="stable")
     ends = results.runs[["run_id", "diverged_at"]].dropna().merge(drawn, on="run_id")

@@ -17,7 +17,7 @@ from rnn_lab import launcher
 from rnn_lab.complaints import complaint
 from rnn_lab.config import Config, ConfigError, problems, run_id, typed
 from rnn_lab.jobs import RunsFailed, check, metric, report, run_directory, train_jobs
-from rnn_lab.recording.store import FINISHED, lock, read_run
+from rnn_lab.recording.store import finished_run, lock
 
 
 class Check(Callback):
@@ -34,8 +34,7 @@ class Check(Callback):
         except Exception as error:  # Hydra would turn it into a warning and go on
             print(complaint(error), file=sys.stderr)
             raise SystemExit(2) from None
-        record = read_run(run_directory(job))
-        if record is not None and record.get("status") in FINISHED:
+        if record := finished_run(run_directory(job)):
             print(f"{run_directory(job)}: {record['status']} already; nothing to do")
             raise SystemExit(0)
 
@@ -43,14 +42,12 @@ class Check(Callback):
 def train_one(composed: DictConfig) -> float | None:
     """Hydra's task function for a single run."""
     config = typed(composed)
-    if found := problems(
-        config, list(HydraConfig.get().overrides.task)
-    ):  # under another launcher nobody has looked yet
+    overrides = list(HydraConfig.get().overrides.task)
+    if found := problems(config, overrides):  # under another launcher nobody has looked yet
         raise ConfigError("\n".join(found))
-    record = read_run(run_directory(config))
-    if record is not None and record.get("status") in FINISHED:
+    if record := finished_run(run_directory(config)):
         return metric(record.get("summary", {}))
-    [outcome] = train_jobs([(config, run_directory(config), list(HydraConfig.get().overrides.task))])
+    [outcome] = train_jobs([(config, run_directory(config), overrides)])
     report({run_directory(config): outcome})
     if outcome.status == "failed":
         raise RunsFailed

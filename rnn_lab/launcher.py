@@ -28,7 +28,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rnn_lab.complaints import complaint
 from rnn_lab.config import Config, ConfigError, leaves, typed
 from rnn_lab.jobs import RunsFailed, check, metric, report, run_directory, train_jobs
-from rnn_lab.recording.store import FINISHED, lock, read_run
+from rnn_lab.recording.store import finished_run, lock
 
 if TYPE_CHECKING:
     from rnn_lab.runner import Outcome
@@ -188,8 +188,7 @@ class VectorizedLauncher(Launcher):
 
     def _launch(self, jobs: list[Prepared]) -> list[JobReturn]:
         unique = {job.directory: job for job in jobs}
-        records = {directory: read_run(directory) for directory in unique}
-        finished = {d: r for d, r in records.items() if r is not None and r.get("status") in FINISHED}
+        finished = {directory: record for directory in unique if (record := finished_run(directory))}
         todo = [job for directory, job in unique.items() if directory not in finished]
         print(
             f"{jobs[0].directory.parent}: {len(jobs)} jobs, {len(unique)} runs, {len(finished)} of them finished before"

@@ -59,6 +59,12 @@ def read_run(directory: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else None
 
 
+def finished_run(directory: Path) -> dict[str, Any] | None:
+    """run.json of a run that has ended with a result; None if it has to be trained."""
+    record = read_run(directory)
+    return record if record is not None and record.get("status") in FINISHED else None
+
+
 class StoreSink:
     """Writes one run's directory. `describe`: what else run.json holds (baseline, series, layers, T, command, versions, git, ...)."""
 

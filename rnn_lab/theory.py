@@ -38,6 +38,13 @@ def log10_bound(eta: ArrayLike, lag: ArrayLike) -> Array:
         return np.where(np.equal(lag, 0), 0.0, np.asarray(lag, float) * np.log10(eta))
 
 
+def half_life(slope: ArrayLike) -> Array:
+    """Steps towards the past over which a norm halves, log10(2) / |slope|; slope: decades a step. inf where the norm doesn't shrink."""
+    slope = np.asarray(slope, dtype=float)
+    with np.errstate(divide="ignore"):
+        return np.where(slope >= 0, np.inf, math.log10(2) / np.abs(slope))
+
+
 def log10_rho(W: ArrayLike) -> Array:
     """log10 of the spectral radius, (..., H, H) -> (...): decades a step, over a long time, of a linear net or of any net at a = 0."""
     with np.errstate(divide="ignore"):

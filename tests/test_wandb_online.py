@@ -282,6 +282,7 @@ wandb.close()
     assert_all_is_there(server, sweep, 200)
 
 
+@pytest.mark.slow
 def test_the_server_sees_what_it_should(server: Server, tmp_path: Path) -> None:
     """That the other tests can fail: a key that is there is found, and a row that isn't is missed."""
     (tmp_path / "leak").write_text(f"key {server.environment['WANDB_API_KEY']}")

@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -119,7 +118,7 @@ def child(pid: int, name: str) -> int:
 
 
 def mirror_of(pid: int) -> int:
-    return child(pid, "recording.wandb.mirror")
+    return child(pid, "recording.wandb.process")
 
 
 def core_of(pid: int) -> int:
@@ -174,7 +173,3 @@ def bytes_under(folder: Path) -> dict[Path, bytes]:
 def assert_no_key(folder: Path, *texts: str) -> None:
     assert not [path for path, data in bytes_under(folder).items() if KEY.encode() in data]
     assert not [text for text in texts if KEY in text]
-
-
-def stop(pid: int) -> None:
-    os.kill(pid, signal.SIGSTOP)

@@ -24,6 +24,7 @@ class Follower:
         if record is None:
             raise ValueError(f"{directory}: no run here")
         self.directory = directory
+        self._record, self._seen = record, (0, 0)
         self._series, self._layers, self._T = record["series"], record["layers"], record["T"]
         self._steps = open(directory / "steps.jsonl", "r+b", buffering=0)  # noqa: SIM115  (r+: NFS locks no others)
         try:
@@ -37,7 +38,13 @@ class Follower:
 
     def record(self) -> dict[str, Any]:
         """run.json as it is now. No row comes after a final status: look at this first, then at the rows."""
-        return read_run(self.directory) or {"status": "killed"}
+        stat = (self.directory / "run.json").stat()
+        if (
+            stat.st_ino,
+            stat.st_mtime_ns,
+        ) != self._seen:  # clocks are coarse, but a file that is replaced has another inode
+            self._record, self._seen = read_run(self.directory) or self._record, (stat.st_ino, stat.st_mtime_ns)
+        return dict(self._record)
 
     def rows(self, most: int) -> list[Row]:
         """The next rows, at most so many; none where the writer has written no more. Raises ValueError on foreign bytes."""

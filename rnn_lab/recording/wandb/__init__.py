@@ -1,6 +1,6 @@
 """Weights & Biases as a mirror of our own store: one wandb run a run, all runs of a sweep in the folder <sweep>/wandb.
 
-Training never talks to wandb. A process of its own (mirror.py) follows the run directories that it is told of and hands their rows to
+Training never talks to wandb. A process of its own (process.py) follows the run directories that it is told of and hands their rows to
 wandb. So nothing that happens there (a dead server, a wandb-core that hangs or is killed, a full disk) slows or stops training, no row
 waits in memory, a killed trainer's rows arrive all the same, and a run is repaired by the code that recorded it: from its first row on.
 
@@ -34,12 +34,12 @@ class Mirror:
     def __init__(self, patience: float):
         path = os.pathsep.join(filter(None, (str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH"))))
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "rnn_lab.recording.wandb.mirror", str(patience)],
+            [sys.executable, "-P", "-m", "rnn_lab.recording.wandb.process", str(patience)],
             env=os.environ | {"PYTHONPATH": path},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # what wandb prints; what matters of it comes as a warning
-            start_new_session=True,  # Ctrl-C is for the trainer: its last rows are still to be recorded
+            process_group=0,  # Ctrl-C is for the trainer: its last rows are still to be recorded
         )
         self._orders: SimpleQueue[str | None] = SimpleQueue()
         threading.Thread(target=self._order, name="wandb-orders", daemon=True).start()

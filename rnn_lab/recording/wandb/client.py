@@ -37,7 +37,7 @@ class Recording:
             discard(directory.parent / "wandb", identity)
             self._series = chosen(record["series"], series)
             self._summary = Summary()
-            self._rows = 0
+            self._rows, self._status = 0, "running"
             self._run = _init(directory.parent, identity, record, mode, project)
             self._run.define_metric("through_time/*", summary="none")
             self._run.define_metric("dE_dh_at/*", summary="none")

@@ -1,32 +1,19 @@
-"""The process that records runs in wandb, started by the trainer: orders (a JSON line a run) come in, warnings (a line each) go out.
+"""Which runs are to be recorded, which are being recorded, and what happens when that goes wrong.
 
-    python -m rnn_lab.recording.wandb.mirror PATIENCE
-
-It ends when its orders have ended and all runs are recorded, or PATIENCE seconds after the former, with a warning that says what is left.
 A run whose trainer is gone is recorded to its last row. A wandb-core that was killed is started again, and its runs are recorded anew.
 """
 
 import contextlib
-import json
 import os
-import queue
-import resource
 import shlex
-import signal
-import sys
 import threading
-import time
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from rnn_lab.recording.store import Locked
 from rnn_lab.recording.wandb.client import Recording
 
-TICK = 0.2  # seconds between two looks at the runs
 RESTARTS = 3
-# wandb-core holds three descriptors a run and, without them, loses rows and says nothing; this process holds three, too.
-DESCRIPTORS_PER_RUN, SPARE_DESCRIPTORS = 4, 100
-MOST_DESCRIPTORS = 65536
 
 
 class Order(NamedTuple):
@@ -109,14 +96,11 @@ class Mirror:
 
     def _open_waiting(self) -> None:
         if self._spoiled and not (self.open or self.closing):
-            _teardown()
+            teardown()
             self._spoiled = False
         for order in [] if self._spoiled else list(self.waiting):
             if len(self.open) + len(self.closing) >= self._room:
-                limit = f"`ulimit -Hn` is {resource.getrlimit(resource.RLIMIT_NOFILE)[1]}"
-                text = (
-                    f"{limit}: descriptors for {self._room} runs at once; the others are recorded when those have ended"
-                )
+                text = f"file descriptors (`ulimit -Hn`) for {self._room} runs at once; the others follow when those have ended"
                 return self.warn("descriptors", text)
             mode = "offline" if self._offline else order.mode
             try:
@@ -138,8 +122,8 @@ class Mirror:
             for recording in [*self.open.values(), *(closing.recording for closing in self.closing.values())]:
                 recording.release()
             self.open, self.closing = {}, {}
-            return _teardown()
-        self.warn(type(error).__name__, f"{what} ({_describe(error)}); {_remedy([order])}")
+            return teardown()
+        self.warn(type(error).__name__, f"{what} ({_describe(error)}); {remedy([order])}")
         self._give_up(order)
 
     def _give_up(self, order: Order) -> None:
@@ -159,73 +143,15 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"[:200] if str(error) else type(error).__name__
 
 
-def _remedy(orders: list[Order]) -> str:
+def remedy(orders: list[Order]) -> str:
+    """What to do about runs that are not recorded."""
     sweeps = dict.fromkeys(os.path.relpath(Path(order.directory).parent) for order in orders)
     return f"our own store has every row: python experiments/wandb_rebuild.py {shlex.join(sweeps)}"
 
 
-def _teardown() -> None:
+def teardown() -> None:
     """Lets go of a wandb-core that died or has no runs: the next run starts a new one."""
     import wandb
 
     with contextlib.suppress(Exception):
         wandb.teardown()
-
-
-def _raise_descriptors() -> int:
-    """As many descriptors as we may; for how many runs at once they are enough."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return max(1, (most - SPARE_DESCRIPTORS) // DESCRIPTORS_PER_RUN)
-
-
-def _kill_core() -> None:
-    """The wandb-core that this process started: it may hang."""
-    for children in Path("/proc/self/task").glob("*/children"):
-        for pid in children.read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
-
-
-def _give_out(mirror: Mirror, patience: float) -> None:
-    """When the time is up: says what is left, and ends everything, whatever hangs."""
-    time.sleep(patience)
-    left = mirror.unfinished()
-    if left:
-        text = f"{len(left)} runs not recorded or not sent {patience:g} s after the end"
-        mirror.warn("unfinished", f"{text}; {_remedy(left)}")
-    _kill_core()
-    os._exit(0)
-
-
-def main() -> None:
-    patience = float(sys.argv[1])
-    warnings = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what wandb prints is no warning of ours
-    signal.signal(
-        signal.SIGTERM, signal.SIG_IGN
-    )  # a batch system sends it to everybody; the trainer's end is what counts
-    os.nice(10)  # training goes first
-    mirror = Mirror(warnings, _raise_descriptors())
-    orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        for line in sys.stdin:
-            orders.put(line)
-        orders.put(None)
-        if patience < threading.TIMEOUT_MAX:
-            _give_out(mirror, patience)
-
-    threading.Thread(target=read, daemon=True).start()
-    trainer_gone, busy = False, True
-    while not trainer_gone or mirror.unfinished():
-        with contextlib.suppress(queue.Empty):
-            while (line := orders.get(timeout=0 if busy else TICK)) is not None:
-                mirror.order(Order(**json.loads(line)))
-            trainer_gone = True
-        busy = mirror.advance(trainer_gone)
-    _teardown()
-
-
-if __name__ == "__main__":
-    main()

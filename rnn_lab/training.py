@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rnn_lab import bptt, clipping, optimizers, probes, regularizers, theory, vectorize
-from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import Cell, Elman
 from rnn_lab.config import Config
 from rnn_lab.parameters import Parameters
 from rnn_lab.tasks import Task
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 EVAL_BATCH = 100
-TIMESTEP_SERIES = (
-    *("dE_dh/log10_norm", "delta/log10_norm"),  # total derivatives
-    *("h/norm", "phi_prime/mean"),
-    *("dW/log10_norm", "dU/log10_norm"),  # the lecture's sum over time, term by term
-)
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,8 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
     first = configs[0]
     training, dtype, device = first.training, DTYPES[first.training.dtype], first.training.device
     task = vectorize.make_task(first.task)
-    net = bptt.Net(ACTIVATIONS[first.model.activation], task.loss, task.loss_steps, first.task.reduction)
+    cell = vectorize.make_cell(configs, dtype, device)
+    net = bptt.Net(cell, task.loss, task.loss_steps, first.task.reduction)
     clip, optimizer = clipping.CLIPS[first.clip.name], optimizers.OPTIMIZERS[first.optimizer.name]
     regularised, truncation = first.regularizer.name == "omega", training.truncation
 
@@ -74,7 +70,7 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
     settings, state = {key: per_run("optimizer", key) for key in optimizer.settings}, optimizer.state(theta.flat)
     alpha = per_run("regularizer", "alpha").to(dtype)
     batches = vectorize.MiniBatches(task, list(data_rngs), training.batch_size, dtype, device)
-    buffers = bptt.Buffers(theta, task.steps, training.batch_size, keep_dE_dh=regularised)
+    buffers = bptt.Buffers(theta, cell, task.steps, training.batch_size, keep_dE_dh=regularised)
     kernel = fused_kernel(theta, net, task, training.batch_size) if training.kernel == "numba" else None
     grads = theta.like() if kernel is None else kernel.grads
     apart = regularised or truncation is not None or kernel is not None
@@ -104,7 +100,9 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
             bptt.backward(theta, x, dE_do, net, buffers, grads)
         elif regularised:
             grads.flat.copy_(full.flat)
-        omega = regularizers.add_omega_gradient_(theta, buffers, alpha, grads) if regularised else None
+        omega = None
+        if regularised and isinstance(cell, Elman):
+            omega = regularizers.add_omega_gradient_(theta, cell, buffers, alpha, grads)
         applied, clipped = clip(grads.flat, theta.flat, clip_settings)
         times_clipped, since = times_clipped + clipped, since + 1
 
@@ -120,14 +118,9 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
             scalars |= probes.gradient_scalars(grads.flat, applied, clipped) | {
                 "grad/clipped_fraction": times_clipped / since
             }
-            timesteps = {
-                "dE_dh/log10_norm": probes.log10_norms(adjoints.dE_dh),
-                "delta/log10_norm": probes.log10_norms(adjoints.delta),
-                "h/norm": probes.h_norm(buffers.h),
-                "phi_prime/mean": probes.phi_prime_mean(buffers.h, net.phi),
-                **probes.summand_series(x, buffers.h, adjoints.delta),
-            }
-            scalars["omega"] = regularizers.net_omega(theta, adjoints) if omega is None else omega
+            timesteps = probes.time_series(x, theta, net, buffers, adjoints)
+            if isinstance(cell, Elman):
+                scalars["omega"] = regularizers.net_omega(theta, cell, adjoints) if omega is None else omega
             if truncation is not None:
                 scalars |= probes.truncation_scalars(full.flat, grads.flat)
             curve = timesteps["dE_dh/log10_norm"]
@@ -141,9 +134,9 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
             if before is not None and _smoothness_due(step, first):
                 scalars["grad/smoothness"] = probes.smoothness(theta, before, x, y, net, buffers, full)
             if _spectrum_due(step, first):
-                scalars |= spectrum(theta, first)
+                scalars |= spectrum(theta, cell, first)
             elif diverged.any():  # a run's last row has it too, and changes nothing in its neighbours' rows
-                yield _snapshot(step, diverged, scalars | spectrum(theta, first), timesteps, diverged, batches.late)
+                yield _snapshot(step, diverged, scalars | spectrum(theta, cell, first), timesteps, diverged, batches.late)
                 rows = rows & ~diverged
             if rows.any():
                 yield _snapshot(step, rows, scalars, timesteps, diverged & rows, batches.late)
@@ -199,12 +192,12 @@ def _spectrum_due(step: int, config: Config) -> bool:
     return step % every == 0 or step == config.training.updates
 
 
-def spectrum(theta: Parameters, config: Config) -> dict[str, Tensor]:
-    """W/rho, W/sigma_max, and with them theory/eta = gamma sigma_max, where Pascanu's bound applies: an Elman net."""
+def spectrum(theta: Parameters, cell: Cell, config: Config) -> dict[str, Tensor]:
+    """W/rho, W/sigma_max, and with them theory/eta, where Pascanu's bound applies: gamma sigma_max of an Elman or a leaky net."""
     scalars = probes.spectrum(theta)
-    if config.model.name == "elman":
-        sigma_max = scalars["W/sigma_max"].cpu().numpy()
-        scalars["theory/eta"] = torch.from_numpy(theory.eta(config.model.activation, sigma_max))
+    if isinstance(cell, Elman):
+        sigma_max, leak = scalars["W/sigma_max"].cpu().numpy(), 1.0 if cell.leak is None else cell.leak.cpu().numpy()
+        scalars["theory/eta"] = torch.from_numpy(theory.eta(config.model.activation, sigma_max, leak))
     return scalars
 
 
@@ -258,7 +251,7 @@ def evaluation(
         theta.flat.dtype,
         str(theta.flat.device),
     )
-    buffers = bptt.Buffers(theta, task.steps, EVAL_BATCH)
+    buffers = bptt.Buffers(theta, net.cell, task.steps, EVAL_BATCH)
     loss, wrong = torch.zeros(2, len(rngs), dtype=torch.float64, device=theta.flat.device)
     for start in range(0, sequences, EVAL_BATCH):
         count = min(EVAL_BATCH, sequences - start)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rnn_lab import bptt, regularizers
 from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import Elman
 from rnn_lab.losses import softmax_cross_entropy
 from rnn_lab.parameters import Parameters
 from rnn_lab.scaled import Scaled
@@ -27,8 +28,8 @@ def backpropagated(
     draw = torch.Generator().manual_seed(1)
     x = torch.randn(*runs, T, B, SIZES[0], generator=draw, dtype=dtype)
     y = torch.randint(SIZES[2], (*runs, L, B), generator=draw)
-    net = bptt.Net(ACTIVATIONS[phi], softmax_cross_entropy, loss_steps=L)
-    buffers, grads = bptt.Buffers(theta, T, B, keep_dE_dh=True), theta.like()
+    net = bptt.Net(Elman(ACTIVATIONS[phi]), softmax_cross_entropy, loss_steps=L)
+    buffers, grads = bptt.Buffers(theta, net.cell, T, B, keep_dE_dh=True), theta.like()
     _, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net)
     adjoints = bptt.scaled_backward(theta, x, dE_do, net, buffers, theta.like())
     bptt.backward(theta, x, dE_do, net, buffers, grads)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from rnn_lab import bptt, probes
 from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import Elman
 from rnn_lab.losses import softmax_cross_entropy
 from rnn_lab.parameters import Parameters
 
@@ -38,8 +39,8 @@ def both(
     theta, draw = random_parameters(runs, SIZES, layers), torch.Generator().manual_seed(1)
     x = torch.randn(*runs, T, B, SIZES[0], generator=draw, dtype=torch.float64)
     y = torch.randint(SIZES[2], (*runs, L, B), generator=draw)
-    net = bptt.Net(ACTIVATIONS[phi], softmax_cross_entropy, loss_steps=L)
-    buffers, full, truncated = bptt.Buffers(theta, T, B), theta.like(), theta.like()
+    net = bptt.Net(Elman(ACTIVATIONS[phi]), softmax_cross_entropy, loss_steps=L)
+    buffers, full, truncated = bptt.Buffers(theta, net.cell, T, B), theta.like(), theta.like()
     _, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net)
     bptt.backward(theta, x, dE_do, net, buffers, full)
     bptt.truncated_backward(theta, x, dE_do, net, buffers, truncated, K)

@@ -81,7 +81,9 @@ def register_cell(name: str, cell: type) -> None:
     from rnn_lab.cells import OWN  # imports torch
 
     if name in CELL_NAMES or not re.fullmatch(r"\w+", name):
-        raise ConfigError(f"{name}: a new cell's name must be letters, digits and _, and none of {', '.join(CELL_NAMES)}")
+        raise ConfigError(
+            f"{name}: a new cell's name must be letters, digits and _, and none of {', '.join(CELL_NAMES)}"
+        )
     OWN[name] = cell
     CELL_NAMES.append(name)
     ConfigStore.instance().store(group="model", name=name, node={"name": name})

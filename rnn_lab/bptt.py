@@ -40,7 +40,7 @@ class Net:
 
 
 class Buffers:
-    """Preallocated states and adjoints of one program: a trace for each layer, and of each the tensors that are named most. Lists over layers:
+    """Preallocated states and adjoints of one program: a trace for each layer, and what of it is named most, as lists over layers:
     h (*runs, T + 1, batch, hidden), h_0 = 0; delta (*runs, T, batch, gates hidden); dE_dh (*runs, T, batch, hidden), which is kept at
     every step only if `keep_dE_dh`; otherwise all steps share the memory of one.
 

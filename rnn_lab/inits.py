@@ -1,4 +1,4 @@
-"""Initialisations of the recurrent matrix (and of what gates remember), from unit normals z ~ N(0, 1) of shape (hidden, hidden), so that a seed means one draw.
+"""Initialisations of the recurrent matrix, from unit normals z ~ N(0, 1) of shape (hidden, hidden), so that a seed means one draw.
 
 W is (in, out): row j holds unit j's outgoing links, column i unit i's incoming ones. All in float64 NumPy; callers cast.
 """

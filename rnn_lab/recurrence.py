@@ -30,7 +30,9 @@ class Trace:
     whole: all steps as rows.
     """
 
-    def __init__(self, cell: Cell, new: Callable[..., Tensor], runs: tuple[int, ...], T: int, batch: int, hidden: int, keep: bool):
+    def __init__(
+        self, cell: Cell, new: Callable[..., Tensor], runs: tuple[int, ...], T: int, batch: int, hidden: int, keep: bool
+    ):
         self.s = tuple(new(*runs, T + 1, batch, hidden) for _ in range(cell.blocks))
         self.gates = self.s[0][..., 1:, :, :] if cell.in_place else new(*runs, T, batch, cell.gates * hidden)
         self.kept = tuple(new(*runs, T, batch, hidden) for _ in range(cell.kept))
@@ -90,7 +92,8 @@ def deltas(immediate: Tensor, W: Tensor, cell: Cell, trace: Trace, late: Tensor 
         if late is not None and t < waiting:
             for block in d[t + 1]:
                 block.masked_fill_(t < late, 0)
-        cell.backward(d[t + 1], trace.steps[t], WT, *trace.deltas[t], d[t])
+        delta, sent = trace.deltas[t]
+        cell.backward(d[t + 1], trace.steps[t], WT, delta, sent, d[t])
 
 
 def scaled_deltas(
@@ -124,7 +127,11 @@ def scaled_deltas(
     runs = trace.delta.shape[:-3]
     shared = exponent.view(*runs, T + 1, batch)[..., 1:, :]
     total = Scaled(delta, shared)
-    return Scaled(d.view(*runs, T + 1, batch, -1)[..., 1:, :, :], shared), total, Scaled(sent, shared) if cell.sent else total
+    return (
+        Scaled(d.view(*runs, T + 1, batch, -1)[..., 1:, :, :], shared),
+        total,
+        Scaled(sent, shared) if cell.sent else total,
+    )
 
 
 def gradients(x: Tensor, W: Tensor, cell: Cell, trace: Trace, grad: Layer) -> None:

@@ -6,7 +6,8 @@ In the convention of the authors' code, for row vectors and W (in, out), per exa
     Omega = mean of (ratio_t - 1)^2 over the examples and steps t = 1..T that count: those with ||d_t||^2 >= 1e-20; 0 if none does
 
 delta_t W^T is what d_t sends back to h_{t-1}; for t = 1 to h_0. A leaky unit sends (1 - leak) d_t + delta_t W^T, delta_t = leak phi' d_t.
-Per layer; a net's Omega is their sum. Elman and leaky cells only. Only W's own appearance is differentiated: states, d_t and delta_t are constants. So both value and gradient are closed forms, and no second backward pass is needed.
+Per layer; a net's Omega is their sum. Elman and leaky cells only. Only W's own appearance is differentiated: states, d_t and delta_t are
+constants. So both value and gradient are closed forms, and no second backward pass is needed.
 """
 
 import torch

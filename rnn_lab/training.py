@@ -136,7 +136,9 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
             if _spectrum_due(step, first):
                 scalars |= spectrum(theta, cell, first)
             elif diverged.any():  # a run's last row has it too, and changes nothing in its neighbours' rows
-                yield _snapshot(step, diverged, scalars | spectrum(theta, cell, first), timesteps, diverged, batches.late)
+                yield _snapshot(
+                    step, diverged, scalars | spectrum(theta, cell, first), timesteps, diverged, batches.late
+                )
                 rows = rows & ~diverged
             if rows.any():
                 yield _snapshot(step, rows, scalars, timesteps, diverged & rows, batches.late)

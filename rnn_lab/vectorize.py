@@ -79,7 +79,7 @@ def recurrent_matrix(config: Config, z: NDArray[np.float64], links_rng: Rng) -> 
 
 
 def bias(config: Config, hidden: int, gates: int, rng: Rng) -> NDArray[np.float64]:
-    """b of one layer, (gates, hidden): 0 but for the gate that keeps an LSTM's c or a GRU's h, which init.forget_bias or init.chrono sets."""
+    """b of one layer, (gates, hidden): 0 but for the gates of which init.forget_bias and init.chrono speak."""
     b, init = np.zeros((gates, hidden)), config.init
     chrono = None if init.chrono is None else inits.chrono(rng.random(hidden), init.chrono)
     match config.model.name:

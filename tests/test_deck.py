@@ -41,7 +41,7 @@ def engine(deck):
     buffers, grads = bptt.Buffers(theta, net.cell, 4, 1), theta.like()
     _, dE_do = bptt.objective(bptt.forward(theta, sequence, net, buffers), y, net)
     adjoints = bptt.scaled_backward(theta, sequence, dE_do, net, buffers, grads)
-    return sequence, buffers, grads, probes.summand_series(sequence, buffers.h, adjoints.delta)
+    return sequence, buffers, grads, probes.summand_series(sequence, theta, net.cell, buffers, adjoints)
 
 
 def dE_3_dh(deck) -> np.ndarray:

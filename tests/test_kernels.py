@@ -13,7 +13,7 @@ from oracle import backpropagate, make_config, random_parameters, weights  # noq
 
 from rnn_lab import bptt, losses, probes  # noqa: E402
 from rnn_lab.activations import ACTIVATIONS  # noqa: E402
-from rnn_lab.cells import Elman
+from rnn_lab.cells import Elman  # noqa: E402
 from rnn_lab.kernels import functions  # noqa: E402
 from rnn_lab.kernels.engine import Program  # noqa: E402
 from rnn_lab.parameters import Parameters  # noqa: E402
@@ -56,7 +56,7 @@ class Case:
             "dE_dh/log10_norm": probes.log10_norms(adjoints.dE_dh),
             "delta/log10_norm": probes.log10_norms(adjoints.delta),
             "h/norm": probes.h_norm(buffers.h),
-            "phi_prime/mean": probes.phi_prime_mean(buffers.h, self.net.phi),
+            "phi_prime/mean": probes.phi_prime_mean([h[..., 1:, :, :] for h in buffers.h], self.net.cell.phi),
         }
         return objective, grads.flat, series, o
 

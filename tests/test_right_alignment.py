@@ -10,7 +10,7 @@ import pytest
 import torch
 from oracle import backpropagate, each_run, make_config, random_parameters, weights
 
-from rnn_lab import bptt, results, vectorize
+from rnn_lab import bptt, probes, results, vectorize
 from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.cells import Elman
 from rnn_lab.config import container, problems, run_id, static_key
@@ -18,7 +18,7 @@ from rnn_lab.losses import softmax_cross_entropy, squared_error
 from rnn_lab.recording import Row, RunInfo
 from rnn_lab.recording.store import StoreSink
 from rnn_lab.scaled import value
-from rnn_lab.training import TIMESTEP_SERIES, train
+from rnn_lab.training import train
 
 INPUTS, HIDDEN, OUTPUTS, BATCH, STEPS = 4, 5, 3, 3, 7
 LOSSES = {"cross entropy": softmax_cross_entropy, "squared error": squared_error}
@@ -77,9 +77,8 @@ def test_every_run_is_the_run_alone_at_its_true_length(runs, phi, L, loss, reduc
 def test_truncated_bptt_too(runs, L, K):
     theta = random_parameters(runs, (INPUTS, HIDDEN, OUTPUTS), 2)
     x, y, late = problem(runs, L)
-    net = bptt.Net(
-        ACTIVATIONS["tanh"], softmax_cross_entropy, L
-    )  # phi'(0) = 1: nothing hides a step that should be skipped
+    phi = ACTIVATIONS["tanh"]  # phi'(0) = 1: nothing hides a step that should be skipped
+    net = bptt.Net(Elman(phi), softmax_cross_entropy, L)
 
     def gradient(theta, x, y, net, late):
         buffers, grads = bptt.Buffers(theta, net.cell, x.shape[-3], BATCH), theta.like()
@@ -239,7 +238,7 @@ def test_files_and_frames_hold_every_record_at_its_own_length(tmp_path: Path):
     """steps.jsonl says "T" where it differs, and .timesteps has t = 1..T and lag = T - t of each record; steps and runs are as ever."""
     config, directory = make_config(), tmp_path / "a"
     directory.mkdir()
-    series, layers = list(TIMESTEP_SERIES), 2
+    series, layers = list(probes.series_names(Elman)), 2
     info = RunInfo("0123456789", "s", directory, container(config), "n", [])
     sink = StoreSink(info, {"series": series, "layers": layers, "T": 6, "baseline": {}})
     rng, written = np.random.default_rng(0), {}

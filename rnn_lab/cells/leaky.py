@@ -9,7 +9,7 @@ from rnn_lab.cells.elman import Elman
 
 
 class Leaky(Elman):
-    """h_t = (1 - leak) h_{t-1} + leak phi(a_t), a_t = z_t + h_{t-1} W. leak: (*runs,) in (0, 1], in the dtype of the weights; 1 is Elman."""
+    """h_t = (1 - leak) h_{t-1} + leak phi(a_t), a_t = z_t + h_{t-1} W. leak: (*runs,), in (0, 1] and of the weights' dtype; 1 is Elman."""
 
     in_place = False
 

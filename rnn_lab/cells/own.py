@@ -16,7 +16,8 @@ class Own(Cell):
 
     s is h_{t-1}, (runs, rows, hidden), or a tuple of such where the object says `blocks` > 1, h first; what is returned likewise. `gates`
     and `blocks` of the object are 1 if it doesn't say. W may be used in any way, and a row must not see another.
-    What W's gradient is made of are the total gradients dE/ds_t themselves. Cost: about five times the step's own.
+    What W's gradient is made of are the total gradients dE/ds_t themselves. In a program a run equals the run alone to rounding, not to the
+    bit: PyTorch's functions may round the last few entries of a contiguous tensor differently. Cost: about five times the step's own.
     """
 
     def __init__(self, own: Any):
@@ -33,7 +34,7 @@ class Own(Cell):
             out.copy_(block)
 
     def backward(self, d: Blocks, at: Step, WT: Tensor, delta: Tensor, sent: Tensor, before: Blocks) -> None:
-        _, pull = vjp(lambda z, *s: self.step(z, s, WT.transpose(1, 2)), at.gates, *at.before)
+        pull = vjp(lambda z, *s: self.step(z, s, WT.transpose(1, 2)), at.gates, *at.before)[1]
         torch.cat(d, -1, out=sent)
         dz, *ds = pull(d)
         delta.copy_(dz)
@@ -41,7 +42,7 @@ class Own(Cell):
             out.copy_(block)
 
     def weight_gradient(self, at: Step, sent: Tensor, W: Tensor, dW: Tensor) -> None:
-        _, pull = vjp(lambda W: self.step(at.gates, at.before, W), W)
+        pull = vjp(lambda W: self.step(at.gates, at.before, W), W)[1]
         dW.copy_(pull(sent.chunk(self.blocks, -1))[0])
 
     def weight_summands(self, at: Step, sent: Scaled, W: Tensor) -> tuple[Tensor, Scaled]:
@@ -56,4 +57,6 @@ class Own(Cell):
         dW = torch.empty_like(each_W, memory_format=torch.contiguous_format)
         self.weight_gradient(at.map(as_runs), as_runs(mantissa), each_W, dW)
         eye = torch.eye(hidden, dtype=W.dtype, device=W.device).expand(*exponent.shape, hidden, hidden)
-        return eye, Scaled(dW.view(*exponent.shape, hidden, columns), exponent.unsqueeze(-1).expand(*exponent.shape, hidden))
+        return eye, Scaled(
+            dW.view(*exponent.shape, hidden, columns), exponent.unsqueeze(-1).expand(*exponent.shape, hidden)
+        )

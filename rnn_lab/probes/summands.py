@@ -17,7 +17,9 @@ def log10_summand_norms(delta: Scaled, *sources: Tensor) -> list[Tensor]:
     """
     D, exponent = aligned(delta)
     gram = D @ D.transpose(-2, -1)
-    squares = ((A @ A.transpose(-2, -1)).mul_(gram).sum((-2, -1)).clamp(min=0) for A in map(torch.Tensor.double, sources))
+    squares = (
+        (A @ A.transpose(-2, -1)).mul_(gram).sum((-2, -1)).clamp(min=0) for A in map(torch.Tensor.double, sources)
+    )
     return [LOG10_2 * (0.5 * torch.log2(square) + exponent) for square in squares]
 
 

@@ -71,7 +71,7 @@ class Task:
     length: int = static(100, at_least(1))
     length_range: list[int] | None = static(None, RANGE)  # noqa: RUF009
     positions: int = static(5, at_least(1))
-    values: int = static(2, at_least(2))
+    values: int = static(2, Rule(lambda v: 2 <= v <= 254, "a whole number from 2 to 254"))  # symbols are bytes
     reduction: str = static("mean", one_of("mean", "sum"))
 
 

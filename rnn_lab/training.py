@@ -56,7 +56,8 @@ class Training:
     """R runs of equal static fields as one program. What happens in a run depends on its own config and seed alone.
 
     A run whose loss or gradient is not finite is frozen: its last row is the one that shows it, and the others go on. So is one that has
-    solved its task, where training.stop_when_solved says so. With training.updates=0 nothing is applied, so nothing diverges: an overflowing gradient is then just measured.
+    solved its task, where training.stop_when_solved says so. With training.updates=0 nothing is applied, so nothing diverges: an
+    overflowing gradient is then just measured.
     Sets PyTorch to one thread: with more, the order of long sums depends on what else is in the program.
 
     step: how many updates have been applied.  done: nothing is left to do.

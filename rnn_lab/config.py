@@ -36,6 +36,7 @@ def at_least(least: int) -> Rule:
 
 POSITIVE = Rule(lambda v: math.isfinite(v) and v > 0, "a finite number > 0")
 NOT_NEGATIVE = Rule(lambda v: math.isfinite(v) and v >= 0, "a finite number >= 0")
+YES_OR_NO = Rule(lambda v: isinstance(v, bool), "true or false")
 DECAY = Rule(lambda v: 0 <= v < 1, "a number >= 0 and < 1")
 SEED = Rule(lambda v: 0 <= v < 2**63, "a whole number from 0 to 2^63 - 1")
 SWEEP = Rule(
@@ -79,7 +80,7 @@ class Task:
     length: int = static(100, at_least(1))
     length_range: list[int] | None = static(None, RANGE)  # noqa: RUF009
     positions: int = static(5, at_least(1))
-    values: int = static(2, at_least(2))
+    values: int = static(2, Rule(lambda v: 2 <= v <= 254, "a whole number from 2 to 254"))  # symbols are bytes
     reduction: str = static("mean", one_of("mean", "sum"))
 
 
@@ -140,6 +141,7 @@ class Training:
     device: str = static("cpu", Rule(lambda v: re.fullmatch(r"cpu|cuda(:\d+)?", v) is not None, "cpu, cuda or cuda:N"))
     truncation: int | None = static(None, or_null(at_least(1)))
     kernel: str = static("auto", one_of("auto", "reference", "numba"))
+    stop_when_solved: bool = static(False, YES_OR_NO)
 
 
 @dataclass
@@ -261,6 +263,8 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
         found.append(f"training.truncation={config.training.truncation}: regularizer=omega needs full BPTT, null")
     if config.regularizer.name == "omega" and config.model.name not in POINTWISE_CELLS:
         found.append(f"regularizer=omega: not with model={config.model.name}; use regularizer=none")
+    if config.training.stop_when_solved and config.eval.every is None:
+        found.append("training.stop_when_solved=True: needs eval.every, the updates between two evaluations")
     if config.training.kernel == "numba":
         from rnn_lab import kernels
 
@@ -307,6 +311,7 @@ def _without_effect(config: Config) -> set[str]:
         "training.truncation": config.training.truncation is None,
         "model.activation": model not in POINTWISE_CELLS,
         "model.leak": model != "leaky",
+        "training.stop_when_solved": not config.training.stop_when_solved,
         "init.links": init.name != "sparse",
         "init.forget_bias": model != "lstm" or init.chrono is not None,
         "init.chrono": model not in ("lstm", "gru") or init.chrono is None,

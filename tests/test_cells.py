@@ -277,6 +277,17 @@ def test_series_are_what_their_names_say(runs, name, L):
             close(series[key][run], curve, atol=1e-7, rtol=1e-7, msg=lambda m, key=key: f"{key}: {m}")
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_measuring_changes_nothing_that_is_measured_after(dtype):
+    """In float64 a conversion copies nothing: what is scaled in place must be a copy."""
+    case = Case("elman", (2,), 1, STEPS, dtype=dtype, T=STEPS)
+    adjoints, buffers, _ = case.scaled()
+    before = [value(x) for x in (*adjoints.dE_ds, *adjoints.delta)]
+    probes.time_series(case.x, case.theta, case.net, buffers, adjoints)
+    for x, other in zip((*adjoints.dE_ds, *adjoints.delta), before, strict=True):
+        assert torch.equal(value(x), other)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_summands_add_up_to_the_gradient(name):
     """The factors that the probe measures, multiplied out and summed over t."""

@@ -78,12 +78,10 @@ def mesh() -> pd.DataFrame:
 def along() -> pd.DataFrame:
     d = np.array([surface.crest(w) for w in ALONG])
     w, step = ALONG[:, None], (B[1] - B[0]) / (GRID - 1)
-    near = B[0] + step * (
-        np.round((surface.line(w) - B[0]) / step) + np.arange(-60, 61)
-    )  # the map's b, and so on beyond it
+    row = np.round((surface.line(w) - B[0]) / step) + np.arange(-60, 61)  # of the map, which may end before
     return rows("along", ALONG, d).assign(
         log10_norm_on_line=surface.log10_norm_on_line(ALONG),
-        log10_norm_grid=surface.log10_norm(w, surface.distance(w, near)).max(1),
+        log10_norm_grid=surface.log10_norm(w, surface.distance(w, B[0] + row * step)).max(1),
         log10_width=-np.log10(surface.sensitivity(ALONG)),
         log10_spacing=np.log10(np.abs(np.spacing(surface.line(ALONG)))),
     )
@@ -181,14 +179,14 @@ def profile(ax: Axes, along: pd.DataFrame) -> None:
 
 
 def caption(frame: pd.DataFrame) -> list[str]:
-    ends = {kind: frame[frame["kind"] == kind].iloc[-1] for kind in PATHS}
+    ends = {kind: frame[frame["kind"] == kind].iloc[-50:] for kind in PATHS}  # along the wall E jumps from step to step
     where = [
-        f"{kind} ends at $w$ = {end['w']:.1f}, $b$ = ${end['b']:.1f}$ with $E$ = {end['loss']:.3f}"
+        f"{kind} ends at $w$ = {end['w'].iloc[-1]:.1f}, $b$ = ${end['b'].iloc[-1]:.1f}$ with $E$ = {end['loss'].median():.3f}"
         for kind, end in ends.items()
     ]
     return [
         r"$x_t = w\,\sigma(x_{t-1}) + b$, $x_0 = 0.5$, $E = (\sigma(x_{50}) - 0.7)^2$.",
-        f"Gradient descent with lr {LR}, {STEPS} steps: {where[0]}; {where[1]} (threshold {THRESHOLD:g}).",
+        f"Gradient descent with lr {LR}, {STEPS} steps: {where[0]}; {where[1]} (threshold {THRESHOLD:g}; median of the last 50).",
         "Where the two lower curves have crossed, the wall lies between two neighbouring float64 $b$.",
     ]
 

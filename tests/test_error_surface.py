@@ -179,7 +179,7 @@ def test_clipping_keeps_the_path_that_otherwise_leaves_at_the_wall():
     inside = [np.all((path > [3.8, -3.3]) & (path < [5.8, -1.5])) for path in (free, clipped)]
     assert inside == [False, True]
     best = [paper(*path[first:].T).min() for path in (free, clipped)]
-    assert best[1] < 0.005 < best[0]
+    assert best[1] < 0.01 < best[0]  # the clipped path is chaotic along the wall: over starts 1e-9 apart, at most 0.003
 
 
 # ---------------------------------------------------------------------------------------------------------------------- the figure

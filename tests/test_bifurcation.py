@@ -210,15 +210,15 @@ def main(arguments: list[str]) -> int:
 def test_the_command_writes_three_files_that_say_how_they_were_made(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(bifurcation.style.RC, "savefig.dpi", 50)
     out = tmp_path / "new" / "folder"
-    arguments = ["--w", "6", "--activation", "tanh", "--out", str(out)]
+    arguments = ["--w", "6", "--out", str(out)]
     assert main(arguments) == 0
     written = [out / f"bifurcation.{kind}" for kind in ("pdf", "png", "csv")]
     assert capsys.readouterr().out.split() == [str(path) for path in written]
     before = [path.read_bytes() for path in written]
     told = Image.open(written[1]).text
-    assert told["rnn_lab commands"] == "python experiments/bifurcation.py --w=6.0 --activation=tanh"
+    assert told["rnn_lab commands"] == "python experiments/bifurcation.py --w=6.0"
     assert "numpy" in told["rnn_lab versions"]
-    pd.testing.assert_frame_equal(pd.read_csv(written[2]), bifurcation.table(6.0, "tanh"), check_exact=True)
+    pd.testing.assert_frame_equal(pd.read_csv(written[2]), bifurcation.table(6.0), check_exact=True)
     main([*arguments[:-1], str(tmp_path)])
     assert [path.read_bytes() for path in (tmp_path / path.name for path in written)] == before
 

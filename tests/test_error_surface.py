@@ -223,7 +223,9 @@ def test_what_is_drawn_is_the_table(table):
     np.testing.assert_array_equal(lines[figure.STEPS + 1], parts["clipped"][["w", "b"]])
     [cut] = [xy for number, xy in lines.items() if 2 < number < figure.STEPS]
     np.testing.assert_array_equal(cut[:-1], parts["unclipped"][["w", "b"]].iloc[: len(cut) - 1])
-    assert cut[-1, 1] == pytest.approx(figure.B[1]) or cut[-1, 0] == pytest.approx(figure.W[1])
+    assert cut[-1, 1] == pytest.approx(figure.B[1])  # it leaves by the upper edge, straight to where it goes
+    step = parts["unclipped"][["w", "b"]].diff().iloc[len(cut) - 1].to_numpy()
+    np.testing.assert_allclose(cut[-1] - cut[-2], step * ((cut[-1] - cut[-2])[1] / step[1]))
     columns = ["log10_norm", "log10_norm_on_line", "log10_norm_grid", "log10_width", "log10_spacing"]
     for line, column in zip(profile.lines, columns, strict=True):
         np.testing.assert_array_equal(line.get_ydata(), parts["along"][column])

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from rnn_lab import kernels
-from rnn_lab.config import Config, container, run_id, run_name
+from rnn_lab import cells, kernels
+from rnn_lab.config import Config, cell_name, container, run_id, run_name
+from rnn_lab.probes import series_names
 from rnn_lab.recording import Row, RunInfo, wandb
 from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.store import StoreSink
-from rnn_lab.training import TIMESTEP_SERIES, Snapshot, train
+from rnn_lab.training import Snapshot, train
 from rnn_lab.vectorize import make_task
 
 log = logging.getLogger("rnn_lab")
@@ -44,10 +45,10 @@ class Recorder:
     def __init__(self, job: Job, program_runs: int = 1):
         config = job.config
         task = make_task(config.task)
-        tags = [config.task.name, config.model.activation, config.clip.name]
+        tags = [config.task.name, cell_name(config), config.clip.name]
         info = RunInfo(run_id(config), config.sweep, job.directory, container(config), run_name(config), tags)
         describe = {
-            "series": list(TIMESTEP_SERIES),
+            "series": list(series_names(cells.kind(config.model.name))),
             "layers": config.model.layers,
             "T": task.steps,
             "baseline": task.baseline_of(config.task.reduction)._asdict(),
@@ -129,3 +130,5 @@ def _record(snapshot: Snapshot, recorders: list[Recorder]) -> None:
         scalars = {name: float(values[run]) for name, values in snapshot.scalars.items()}
         timesteps = {name: values[run][..., snapshot.late[run] :] for name, values in snapshot.timesteps.items()}
         recorders[run].log(Row(snapshot.step, scalars, timesteps), bool(snapshot.diverged[run]))
+        if snapshot.solved[run]:
+            recorders[run].finish("completed")

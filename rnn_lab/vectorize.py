@@ -2,13 +2,16 @@
 
 import math
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnn_lab import inits
+from rnn_lab import cells, inits
+from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import GRU, LSTM, Cell, Elman, Leaky, Own
 from rnn_lab.config import Config, static_key
 from rnn_lab.config import Task as TaskConfig
 from rnn_lab.parameters import Parameters
@@ -24,6 +27,23 @@ def make_task(config: TaskConfig) -> Task:
     kind = TASKS[config.name]
     shortest, longest = config.length_range or (config.length, config.length)
     return kind(shortest, longest, **{option: getattr(config, option) for option in kind.options})
+
+
+def make_cell(configs: list[Config], dtype: torch.dtype, device: str) -> Cell:
+    """The cell that all runs of a program share."""
+    model = configs[0].model
+    match model.name:
+        case "elman":
+            return Elman(ACTIVATIONS[model.activation])
+        case "leaky":
+            leak = per_run([config.model.leak for config in configs], device)
+            return Leaky(ACTIVATIONS[model.activation], leak.to(dtype))
+        case "lstm":
+            return LSTM()
+        case "gru":
+            return GRU()
+        case own:
+            return Own(cells.OWN[own]())
 
 
 def programs(configs: list[Config], max_runs: int) -> list[list[int]]:
@@ -59,12 +79,26 @@ def recurrent_matrix(config: Config, z: NDArray[np.float64], links_rng: Rng) -> 
             return inits.sparse(z, init.links, init.scale, links_rng)
 
 
+def bias(config: Config, hidden: int, gates: int, rng: Rng) -> NDArray[np.float64]:
+    """b of one layer, (gates, hidden): 0 but for the gates of which init.forget_bias and init.chrono speak."""
+    b, init = np.zeros((gates, hidden)), config.init
+    chrono = None if init.chrono is None else inits.chrono(rng.random(hidden), init.chrono)
+    match config.model.name:
+        case "lstm":  # i, f, g, o
+            b[1] = init.forget_bias if chrono is None else chrono
+            b[0] = 0 if chrono is None else -chrono
+        case "gru" if chrono is not None:  # r, z, n: 1 - z takes the place of an input gate
+            b[1] = chrono
+    return b
+
+
 def initialise_(theta: Parameters, config: Config, rng: Rng) -> None:
-    """Fills one run's parameters: std of U is input_scale/sqrt(fan in), of V output_scale/sqrt(hidden), unless the std is given; biases 0.
+    """Fills one run's parameters: std of U is input_scale/sqrt(fan in), of V output_scale/sqrt(hidden), unless the std is given; `bias`.
 
     Unit normals are drawn first, in a fixed order, and then scaled: a seed gives the same draws whatever the scales and the kind of W.
+    Each gate has a W of its own of that kind.
     """
-    init, links_rng = config.init, rng.spawn(1)[0]
+    init, (links_rng, bias_rng) = config.init, rng.spawn(2)
 
     def scaled_normals(like: Tensor, scale: float, std: float | None) -> Tensor:
         z = rng.standard_normal(like.shape)
@@ -72,53 +106,90 @@ def initialise_(theta: Parameters, config: Config, rng: Rng) -> None:
 
     for layer in theta.layers:
         layer.U.copy_(scaled_normals(layer.U, init.input_scale, init.input_std))
-        layer.W.copy_(torch.from_numpy(recurrent_matrix(config, rng.standard_normal(layer.W.shape), links_rng)))
+        gates = np.split(rng.standard_normal(layer.W.shape), layer.W.shape[-1] // layer.W.shape[-2], axis=1)
+        layer.W.copy_(torch.from_numpy(np.hstack([recurrent_matrix(config, z, links_rng) for z in gates])))
+        layer.b.copy_(torch.from_numpy(bias(config, layer.W.shape[-2], len(gates), bias_rng).reshape(1, -1)))
     theta.V.copy_(scaled_normals(theta.V, init.output_scale, init.output_std))
 
 
 def stack_parameters(configs: list[Config], task: Task, rngs: list[Rng], dtype: torch.dtype, device: str) -> Parameters:
     """The initial parameters of all runs, (runs, P)."""
     model = configs[0].model
-    sizes = (task.inputs, model.hidden, task.outputs, model.layers)
-    alone = [Parameters.zeros((), *sizes, dtype=dtype) for _ in configs]
+    sizes, gates = (task.inputs, model.hidden, task.outputs, model.layers), make_cell(configs, dtype, device).gates
+    alone = [Parameters.zeros((), *sizes, dtype=dtype, gates=gates) for _ in configs]
     for theta, config, rng in zip(alone, configs, rngs, strict=True):
         initialise_(theta, config, rng)
-    stacked = Parameters.zeros((len(configs),), *sizes, dtype=dtype, device=device)
+    stacked = Parameters.zeros((len(configs),), *sizes, dtype=dtype, device=device, gates=gates)
     stacked.flat.copy_(torch.stack([theta.flat for theta in alone]))
     return stacked
 
 
 class MiniBatches:
-    """The runs' mini-batches, each from its own generator: x (runs, T, batch, inputs) and y (runs, L, batch, ...), reused buffers.
+    """The runs' mini-batches, each from its own generator, drawn a block at a time.
 
-    late: how many of the T steps come before each run's own first, in the mini-batch drawn last, (runs,); None: none in any run.
+    x: a block, symbols of one-hot inputs (runs, BLOCK, T, batch) as uint8, or numbers (runs, BLOCK, T, batch, inputs).
+    y: its targets (runs, BLOCK, L, batch, ...).  drawn: how many mini-batches there have been.
+    late: how many of the T steps come before each run's own first, (runs,); None: none in any run.
     """
 
+    x: NDArray
+    y: NDArray
+
     def __init__(self, task: Task, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str):
-        self.task, self.rngs, self.batch_size = task, rngs, batch_size
-        self.x = torch.zeros(len(rngs), task.steps, batch_size, task.inputs, dtype=dtype, device=device)
-        self.y: Tensor | None = None
-        self.late: Tensor | None = None
-        self._blocks: list[tuple[NDArray, NDArray]] = []
-        self._lengths: list[NDArray | None] = []
-        self._next = BLOCK
+        self.task, self.batch_size, self.drawn, self.late = task, batch_size, 0, None
+        self._rngs, self._device, self._numbers = rngs, device, torch.zeros((), dtype=dtype).numpy().dtype
+        self._states = [dict(rng.bit_generator.state) for rng in rngs]  # at the beginning of the block
+        self._late = np.zeros((len(rngs), BLOCK), np.int64)
+        self._one_hot = torch.zeros(len(rngs), task.steps, batch_size, task.inputs, dtype=dtype, device=device)
+
+    @property
+    def k(self) -> int:
+        """Which mini-batch of the block is at hand."""
+        return (self.drawn - 1) % BLOCK
+
+    def advance(self) -> None:
+        """On to every run's next mini-batch."""
+        self.drawn += 1
+        if self.k == 0:
+            self._draw_block()
+        late = self._late[:, self.k]
+        self.late = torch.from_numpy(late.copy()).to(self._device) if late.any() else None
+
+    def _draw_block(self) -> None:
+        self._states = [dict(rng.bit_generator.state) for rng in self._rngs]
+        drawn = []
+        for run, rng in enumerate(self._rngs):
+            lengths = self.task.lengths(rng, BLOCK)
+            self._late[run] = 0 if lengths is None else self.task.steps - lengths
+            drawn.append([self._as_numbers(z) for z in self.task.draw(rng, BLOCK, self.batch_size, lengths)])
+        self.x, self.y = (np.stack(z) for z in zip(*drawn, strict=True))
+
+    def _as_numbers(self, z: NDArray) -> NDArray:
+        return z.astype(self._numbers, copy=False) if z.dtype.kind == "f" else z
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """The mini-batch at hand: x (runs, T, batch, inputs), which the next call overwrites, and y (runs, L, batch, ...)."""
+        x = torch.from_numpy(self.x[:, self.k]).to(self._device)
+        if x.dtype == torch.uint8:
+            x = self._one_hot.zero_().scatter_(-1, x.long().unsqueeze(-1), 1)
+        return x, torch.from_numpy(self.y[:, self.k]).to(self._device)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """The next mini-batch of every run."""
-        if self._next == BLOCK:
-            self._lengths = [self.task.lengths(rng, BLOCK) for rng in self.rngs]
-            self._blocks = [
-                self.task.sample(rng, BLOCK, self.batch_size, lengths)
-                for rng, lengths in zip(self.rngs, self._lengths, strict=True)
-            ]
-            self._next = 0
-        k, self._next = self._next, self._next + 1
-        for run, (x, _) in enumerate(self._blocks):
-            self.x[run].copy_(torch.from_numpy(x[k]))
-        late = [0 if lengths is None else self.task.steps - int(lengths[k]) for lengths in self._lengths]
-        self.late = torch.tensor(late, device=self.x.device) if any(late) else None
-        y = torch.from_numpy(np.stack([y[k] for _, y in self._blocks]))
-        return self.x, y.to(self.x.device) if y.dtype == torch.int64 else y.to(self.x)
+        """The next mini-batch of every run, as `tensors` gives it."""
+        self.advance()
+        return self.tensors()
+
+    def state(self) -> list[dict[str, Any]]:
+        """Where each run's generator stood when the block at hand began: with `drawn`, all that `restore` needs."""
+        return self._states
+
+    def restore(self, states: list[dict[str, Any]], drawn: int) -> None:
+        """Goes (back) to where `drawn` mini-batches have been drawn; the next one is the one that followed then."""
+        for rng, state in zip(self._rngs, states, strict=True):
+            rng.bit_generator.state = state
+        if drawn:
+            self._draw_block()
+        self.drawn = drawn
 
 
 def per_run(values: list[float], device: str) -> Tensor:

@@ -49,7 +49,11 @@ def main() -> None:
     patience = float(sys.argv[1])
     warnings = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what wandb prints is no warning of ours
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a batch system sends it to everybody; the trainer's end counts
+    for ending in (
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # a batch system sends it to everybody; the trainer's end is what counts
+        signal.signal(ending, signal.SIG_IGN)
     os.nice(10)  # training goes first
     sys.modules["wandb.sdk.launch"] = None  # type: ignore[assignment]  # half a second of imports, for queued jobs
     mirror = Mirror(warnings, _raise_descriptors())

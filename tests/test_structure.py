@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 # Import only downwards: a module may import modules of its own layer (without cycles) and of those before it in this
 # list. A package stands for all that is in it. A new module must be given its place here.
 LAYERS: list[set[str]] = [
-    {"activations", "inits", "clipping", "optimizers", "losses", "scaled", "theory"},
-    {"parameters", "cells", "bptt", "regularizers", "kernels"},
+    {"activations", "inits", "clipping", "optimizers", "losses", "scaled", "theory", "graded", "lyapunov"},
+    {"parameters", "cells", "bptt", "regularizers", "kernels", "jacobians"},
     {"tasks", "probes"},
     {"config", "vectorize"},
     {"engines", "evaluation", "predictions"},

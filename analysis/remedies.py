@@ -9,6 +9,7 @@ import grouping
 import numpy as np
 import pandas as pd
 import style
+from half_life import half_life
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -100,10 +101,6 @@ def cost(runs: pd.DataFrame, updates: pd.Series) -> pd.Series:
     """CPU time, since another program on the machine changes it least; it says nothing of what runs on a GPU."""
     seconds = runs["cpu_seconds"].where(runs["training.device"].eq("cpu"), runs["seconds"])
     return 1e3 * seconds / (updates.where(updates > 0) * runs["program_runs"])
-
-
-def half_life(slope: pd.Series) -> pd.Series:
-    return np.log10(2) / slope.abs().where(slope != 0)
 
 
 def draw(frame: pd.DataFrame) -> Figure:

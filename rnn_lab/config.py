@@ -144,6 +144,8 @@ class Eval:
 class Probe:
     spectrum_every: int | None = static(None, or_null(at_least(1)))
     smoothness_every: int | None = static(None, or_null(at_least(1)))
+    lyapunov_every: int | None = static(None, or_null(at_least(1)))
+    memory_every: int | None = static(None, or_null(at_least(1)))
 
 
 @dataclass
@@ -292,6 +294,8 @@ def _without_effect(config: Config) -> set[str]:
         "optimizer.beta2": config.optimizer.name != "adam",
         "optimizer.epsilon": config.optimizer.name not in ("rmsprop", "adam"),
         "probe.smoothness_every": config.probe.smoothness_every is None,
+        "probe.lyapunov_every": config.probe.lyapunov_every is None,
+        "probe.memory_every": config.probe.memory_every is None,
         "training.truncation": config.training.truncation is None,
         "training.stop_when_solved": not config.training.stop_when_solved,
         "init.links": init.name != "sparse",

@@ -33,6 +33,13 @@ def log_growth(jacobians: Iterable[Tensor], n: int | None = None) -> Iterator[Te
         yield R.diagonal(dim1=-2, dim2=-1).abs().log()
 
 
+def mean_from(growth: Tensor, first: Tensor) -> Tensor:
+    """The mean over steps of growth (steps, *runs, batch, n) from step `first` (*runs,) on, counted from 0."""
+    t = torch.arange(len(growth), device=growth.device).view(-1, *[1] * first.ndim)
+    counted = (t >= first)[..., None, None]
+    return torch.where(counted, growth, 0).sum(0) / counted.sum(0)
+
+
 def kaplan_yorke(exponents: Tensor) -> Tensor:
     """Dimension of the attractor, (..., N) -> (...): k + (l_1 + ... + l_k) / |l_{k+1}|, k the most exponents whose sum is not negative.
 

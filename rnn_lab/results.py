@@ -36,6 +36,9 @@ METRICS = (
     "truncation/bias",
     "truncation/cosine",
     "dE_dh/slope",
+    "lyapunov/max",
+    "lyapunov/kaplan_yorke",
+    "lyapunov/entropy",
     "theory/slope",
     "theory/eta",
 )

@@ -14,7 +14,7 @@ from rnn_lab.recording import Row, RunInfo, Sink
 from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.store import StoreSink
 from rnn_lab.recording.wandb import WandbSink
-from rnn_lab.training import TIMESTEP_SERIES, Snapshot, train
+from rnn_lab.training import Snapshot, timestep_series, train
 from rnn_lab.vectorize import make_task
 
 log = logging.getLogger("rnn_lab")
@@ -48,7 +48,7 @@ class Recorder:
         tags = [config.task.name, config.model.activation, config.clip.name]
         info = RunInfo(run_id(config), config.sweep, job.directory, container(config), run_name(config), tags)
         describe = {
-            "series": list(TIMESTEP_SERIES),
+            "series": list(timestep_series(config)),
             "layers": config.model.layers,
             "T": task.steps,
             "baseline": task.baseline_of(config.task.reduction)._asdict(),

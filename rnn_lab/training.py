@@ -27,6 +27,11 @@ TIMESTEP_SERIES = (
 )
 
 
+def timestep_series(config: Config) -> tuple[str, ...]:
+    """The series that each row of a run has."""
+    return TIMESTEP_SERIES + (() if config.probe.memory_every is None else ("memory/log10_gain",))
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What was measured after `step` updates, for the runs where `runs` is true.
@@ -99,8 +104,10 @@ class Training:
         training, step = self.first.training, self.step
         last = step == training.updates
         evaluate = _due(self.first.eval.every, step) or (last and self.first.eval.every is not None)
-        smoothness = step > 0 and _due(self.first.probe.smoothness_every, step)
-        record = last or evaluate or smoothness or _due(training.log_every, step)
+        probe = self.first.probe
+        smoothness = step > 0 and _due(probe.smoothness_every, step)
+        others = _due(probe.lyapunov_every, step) or _due(probe.memory_every, step)
+        record = last or evaluate or smoothness or others or _due(training.log_every, step)
 
         self.batches.advance()
         loss, o = self.engine.gradients(measure=record)
@@ -120,7 +127,8 @@ class Training:
                 "grad/clipped_fraction": self.times_clipped / self.since,
             }
             own, timesteps = self.engine.measured()
-            scalars |= own | self._occasional(evaluate, smoothness)
+            scalars |= own | self._occasional(evaluate, smoothness) | self._exponents(last)
+            timesteps |= self._memory(last)
             if evaluate and training.stop_when_solved:
                 solved = self.active & ~diverged & (scalars["eval/error"] < self.task.solved_below)
             ending = diverged | solved
@@ -156,6 +164,21 @@ class Training:
                 self.before, self.theta, *self.batches.tensors(), self.net, buffers
             )
         return scalars
+
+    def _exponents(self, last: bool) -> dict[str, Tensor]:
+        every = self.first.probe.lyapunov_every
+        if every is None or not (last or _due(every, self.step)):
+            return {}
+        return probes.lyapunov_scalars(self.theta, self.batches.tensors()[0], self.net.phi, self.batches.late)
+
+    def _memory(self, last: bool) -> dict[str, Tensor]:
+        """Every row has all series: NaN where this one is not due."""
+        every, x = self.first.probe.memory_every, self.batches.tensors()[0]
+        if every is None:
+            return {}
+        if not (last or _due(every, self.step)):
+            return {"memory/log10_gain": x.new_full((len(x), self.first.model.layers, self.task.steps), torch.nan)}
+        return {"memory/log10_gain": probes.memory(self.theta, x, self.net, self.batches.late)}
 
     def _spectrum(self) -> dict[str, Tensor]:
         scalars = probes.spectrum(self.theta)

@@ -243,6 +243,8 @@ OTHER = {  # another legal value of each key, and what must stand beside it for 
     "training.kernel": "numba",
     "probe.spectrum_every": 7,
     "probe.smoothness_every": 7,
+    "probe.lyapunov_every": 7,
+    "probe.memory_every": 7,
 }
 ONLY_ONE_OPTION = {"model.name"}
 LABELS = {"sweep": "other", "tracker.name": "none", "tracker.mode": "online", "tracker.project": "other"}

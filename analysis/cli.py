@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grouping
 import pandas as pd
@@ -20,16 +20,24 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+def recorded(paths: Sequence[Path], conditions: Sequence[str]) -> tuple[results.Results, dict[str, str]]:
+    """The runs under these paths that meet the conditions of --where, and where they came from."""
+    loaded = grouping.where(results.load(paths), conditions)
+    return loaded, results.provenance(loaded.runs)
+
+
 def main(
     name: str,
     table: Callable[..., pd.DataFrame],
     draw: Callable[[pd.DataFrame], Figure],
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
     argv: Sequence[str] | None = None,
+    load: Callable[[Sequence[Path], Sequence[str]], tuple[Any, dict[str, str]]] = recorded,
 ) -> int:
     """Loads, tabulates, draws, saves, prints what was written. Returns the exit status: 2 if there is nothing to draw.
 
-    `options` adds arguments, which reach `table` under their own names; `draw` sees nothing but the table.
+    `options` adds arguments, which reach `table` under their own names; `draw` sees nothing but the table. `load` reads what `table`
+    takes, and says where it came from.
     """
     about = sys.modules[table.__module__].__doc__
     parser = Parser(prog=f"{name}.py", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -43,14 +51,13 @@ def main(
     paths, out, conditions = args.pop("runs"), args.pop("out"), args.pop("where")
     try:
         with warnings.catch_warnings(record=True, action="always") as caught:
-            loaded = results.load(paths)
+            loaded, provenance = load(paths, conditions)
         for warning in caught:
             print(f"{parser.prog}: {warning.message}", file=sys.stderr)
-        loaded = grouping.where(loaded, conditions)
         frame = table(loaded, **args)
         sweeps = [path for path in paths if not (path / "run.json").exists()]
         out = out or Path(*sweeps[:1]) / "figures"
-        for path in style.save(draw(frame), frame, out, name, results.provenance(loaded.runs)):
+        for path in style.save(draw(frame), frame, out, name, provenance):
             print(path)
     except results.ResultsError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

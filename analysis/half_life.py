@@ -34,7 +34,7 @@ def fit(lag: ArrayLike, log10_norm: ArrayLike) -> Slope:
     """Least squares over lags 0..min(59, T - 1), as dE_dh/slope, with an interval from the residuals.
 
     Residuals of neighbouring steps are alike, so n points are worth n (1 - r) / (1 + r), r their autocorrelation (AR(1); r < 0 counts
-    as 0). Values that are not finite are left out; fewer than three leave no interval.
+    as 0; they are worth 3 at least). Values that are not finite are left out; fewer than three leave no interval.
     """
     x, y = np.asarray(lag, float), np.asarray(log10_norm, float)
     order = np.argsort(x)
@@ -46,12 +46,12 @@ def fit(lag: ArrayLike, log10_norm: ArrayLike) -> Slope:
     x = x - x.mean()
     mean = (x @ y) / (x @ x)
     residuals = y - y.mean() - mean * x
-    total = residuals @ residuals
-    r = max(residuals[1:] @ residuals[:-1] / total, 0.0) if total > 0 else 0.0
-    worth = len(x) * (1 - r) / (1 + r)
-    if worth <= 2:
+    total, rounding = residuals @ residuals, 1e-24 * len(x) * np.abs(y).max() ** 2
+    r = max(residuals[1:] @ residuals[:-1] / total, 0.0) if total > rounding else 0.0
+    if len(x) < 3:
         return Slope(mean, np.nan, np.nan)
-    half = t_quantile(max(round(worth) - 1, 2)) * np.sqrt(total / (worth - 2) / (x @ x))
+    worth = max(len(x) * (1 - r) / (1 + r), 3.0)
+    half = t_quantile(round(worth) - 1) * np.sqrt(total / (worth - 2) / (x @ x))
     return Slope(mean, mean - half, mean + half)
 
 

@@ -22,10 +22,11 @@ PARTS = (
     ("init.name", "gaussian", "{} init"),
     ("clip.name", "none", "clip {}"),
     ("regularizer.name", "none", "{}"),
+    ("flossing.name", "none", "flossed {}"),
     ("training.truncation", "null", "truncated at {}"),
     ("optimizer.name", "sgd", "{}"),
 )
-SETTINGS = ("model.leak", "init.", "clip.", "regularizer.", "training.truncation", "optimizer.")
+SETTINGS = ("model.leak", "init.", "clip.", "regularizer.", "flossing.", "training.truncation", "optimizer.")
 COLOUR, DIED = style.sequential([0, 1, 2])[1], "#b2182b"
 PANELS = {
     "half_life": "gradient half-life (time steps)",

@@ -14,8 +14,8 @@ from rnn_lab import graded
 
 
 def basis(N: int, n: int) -> Tensor:
-    """n orthonormal columns of N entries to start from, (N, n) float64: random, but always the same."""
-    return torch.linalg.qr(torch.from_numpy(np.random.default_rng(0).standard_normal((N, n))))[0]
+    """n orthonormal columns of N entries to start from, (N, n) float64: random, but always the same; more columns begin with these."""
+    return torch.linalg.qr(torch.from_numpy(np.random.default_rng(0).standard_normal((n, N))).mT)[0]
 
 
 def log_growth(jacobians: Iterable[Tensor], n: int | None = None) -> Iterator[Tensor]:

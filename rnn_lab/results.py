@@ -39,6 +39,8 @@ METRICS = (
     "lyapunov/max",
     "lyapunov/kaplan_yorke",
     "lyapunov/entropy",
+    "flossing/loss_first",
+    "flossing/loss_last",
     "theory/slope",
     "theory/eta",
 )

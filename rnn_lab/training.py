@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnn_lab import bptt, clipping, optimizers, predictions, probes, vectorize
+from rnn_lab import bptt, clipping, flossing, optimizers, predictions, probes, vectorize
 from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.config import Config
 from rnn_lab.engines import engine_for
@@ -107,7 +107,10 @@ class Training:
         probe = self.first.probe
         smoothness = step > 0 and _due(probe.smoothness_every, step)
         others = _due(probe.lyapunov_every, step) or _due(probe.memory_every, step)
-        record = last or evaluate or smoothness or others or _due(training.log_every, step)
+        flossed = {}
+        if flossing.due(self.first, step):
+            flossed = flossing.floss(self.configs, step, self.task, self.theta, self.net.phi, self.active)
+        record = last or evaluate or smoothness or others or bool(flossed) or _due(training.log_every, step)
 
         self.batches.advance()
         loss, o = self.engine.gradients(measure=record)
@@ -127,7 +130,7 @@ class Training:
                 "grad/clipped_fraction": self.times_clipped / self.since,
             }
             own, timesteps = self.engine.measured()
-            scalars |= own | self._occasional(evaluate, smoothness) | self._exponents(last)
+            scalars |= own | flossed | self._occasional(evaluate, smoothness) | self._exponents(last)
             timesteps |= self._memory(last)
             if evaluate and training.stop_when_solved:
                 solved = self.active & ~diverged & (scalars["eval/error"] < self.task.solved_below)
@@ -153,7 +156,7 @@ class Training:
     def _occasional(self, evaluate: bool, smoothness: bool) -> dict[str, Tensor]:
         """What only some rows have."""
         scalars: dict[str, Tensor] = {}
-        if self.step == 0:  # later the weights are no longer the random ones that it speaks of
+        if self.step == 0 and self.first.flossing.name == "none":  # else the weights are not the random ones that it speaks of
             scalars |= predictions.mean_field(self.configs, self.batches.tensors()[0], self.batches.late)
         if evaluate:
             scalars |= evaluations(self.theta, self.net, self.task, self.eval_roots, self.step, self.first)

@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     {"parameters", "cells", "bptt", "regularizers", "kernels", "jacobians"},
     {"tasks", "probes"},
     {"config", "vectorize"},
-    {"engines", "evaluation", "predictions"},
+    {"engines", "evaluation", "predictions", "flossing"},
     {"training"},
     {"recording", "results"},
     {"provenance", "complaints", "runner", "jobs", "launcher", "app"},
@@ -31,7 +31,7 @@ ONLY = {
 }
 
 # Tensors and equations: no files, no clock, no logging, no processes.
-NO_IO = set().union(*LAYERS[:3]) | {"vectorize", "engines", "evaluation", "predictions", "training"}
+NO_IO = set().union(*LAYERS[:3]) | {"vectorize", "engines", "evaluation", "predictions", "flossing", "training"}
 IO = {"os", "io", "sys", "pathlib", "shutil", "json", "pickle", "logging", "subprocess", "fcntl", "time", "tempfile"}
 
 # What importing these modules must not import, directly or through others: --help, completion and figures would pay

@@ -65,7 +65,9 @@ def load(paths: Sequence[Path], conditions: Sequence[str]) -> tuple[Spectra, dic
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--at", type=float, metavar="G", help="gain of the row of finite lags (default: the middle one)")
+    parser.add_argument(
+        "--at", type=float, metavar="G", help="gain of the row of finite lags (default: the middle one)"
+    )
 
 
 def table(spectra: Spectra, at: float | None = None) -> pd.DataFrame:
@@ -104,7 +106,7 @@ def per_unit(nets: pd.DataFrame, name: str) -> pd.DataFrame:
 
 
 def curves(rows: pd.DataFrame, kind: str, column: str, error: str | None = None) -> pd.DataFrame:
-    rows = rows.assign(lag=rows["lag"] if "lag" in rows else 0)
+    rows = rows.assign(lag=rows.get("lag", 0))
     keys = [*PANEL, "g", "lag", "x"]
     found = grouping.summarise(rows, keys, column).rename(columns={"seeds": "nets"})
     square = (rows[error] ** 2 if error else rows["x"] * np.nan).groupby([rows[key] for key in keys], sort=False)
@@ -121,7 +123,11 @@ def predicted(frame: pd.DataFrame) -> pd.DataFrame:
             g = np.linspace(own["g"].min(), own["g"].max(), 300)
             with np.errstate(divide="ignore"):
                 chi = theory.chi(str(activation), g, theory.fixed_point(str(activation), g, first["input_std"] ** 2))
-                parts.append(pd.DataFrame({"g": g, "x": g, "mean": np.log(chi) / 2}).assign(activation=activation, drive=drive))
+                parts.append(
+                    pd.DataFrame({"g": g, "x": g, "mean": np.log(chi) / 2}).assign(
+                        activation=str(activation), drive=str(drive)
+                    )
+                )
     empty = pd.DataFrame(columns=[*PANEL, "g", "x", "mean"])
     return (pd.concat(parts, ignore_index=True) if parts else empty).assign(
         kind="theory", lag=0, low=np.nan, high=np.nan, nets=0, error=np.nan
@@ -129,9 +135,13 @@ def predicted(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    panels = list(frame[PANEL].drop_duplicates().sort_values(PANEL, ascending=[False, True]).itertuples(index=False, name=None))
+    panels = list(
+        frame[PANEL].drop_duplicates().sort_values(PANEL, ascending=[False, True]).itertuples(index=False, name=None)
+    )
     width = {1: style.COLUMN, 2: style.MIDDLE}.get(len(panels), style.PAGE)
-    fig, axes = style.subplots(len(LABELS), len(panels), width, 8.6, sharey="row", height_ratios=[1.4, 1.4, 1, 0.8, 0.8])
+    fig, axes = style.subplots(
+        len(LABELS), len(panels), width, 8.6, sharey="row", height_ratios=[1.4, 1.4, 1, 0.8, 0.8]
+    )
     gains = sorted(frame.loc[frame["kind"] == "spectrum", "g"].unique())
     lags = sorted(frame.loc[frame["kind"] == "finite", "lag"].unique())
     by_gain, by_lag = style.sequential(gains), dict(zip(lags, style.DASHES[::-1][-len(lags) :], strict=False))
@@ -186,9 +196,10 @@ def limits(row: Sequence[Axes], part: pd.DataFrame, kind: str) -> None:
     """The bulk: a few exponents of saturated or switched-off units lie far below it."""
     if kind in ("spectrum", "finite"):
         finite = part.loc[np.isfinite(part["mean"]), "mean"]
-        row[0].set_ylim(max(finite.quantile(0.02), finite.max() - 12) - 0.3, finite.max() + 0.3)
+        low, high = float(np.quantile(finite, 0.02)), float(finite.max())
+        row[0].set_ylim(max(low, high - 12) - 0.3, high + 0.3)
     else:
-        row[0].set_ylim(*style.limits(part[["low", "high"]], least=0.02))
+        row[0].set_ylim(*style.limits(part[["low", "high"]], least=0.003))
 
 
 def caption(frame: pd.DataFrame, at: float) -> list[str]:

@@ -29,7 +29,9 @@ DASHES = {"gradient": style.DASHES[0], "state": style.DASHES[1]}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--step", default=0, type=gradient_flow.record, help="0 (default: untrained), a later record, or last")
+    parser.add_argument(
+        "--step", default=0, type=gradient_flow.record, help="0 (default: untrained), a later record, or last"
+    )
     parser.add_argument("--layer", type=int, help="1 = nearest the input (default: the top layer)")
 
 
@@ -48,7 +50,11 @@ def table(results: Results, step: int | str = 0, layer: int | None = None) -> pd
     top = rows.groupby("run_id")["layer"].transform("max")
     rows = rows[rows["layer"] == (top if layer is None else layer)]
     recorded = rows[rows[KINDS["state"]].notna()]
-    at = recorded.groupby("run_id")["step"].max() if step == "last" else recorded.groupby("run_id")["step"].min() * 0 + step
+    at = (
+        recorded.groupby("run_id")["step"].max()
+        if step == "last"
+        else recorded.groupby("run_id")["step"].min() * 0 + step
+    )
     rows = recorded[recorded["step"] == recorded["run_id"].map(at)]
     if rows.empty:
         raise ResultsError(f"nothing to draw: no run has its memory at step {step}, layer {layer or 'top'}")
@@ -95,7 +101,9 @@ def draw(frame: pd.DataFrame) -> Figure:
     colours = style.sequential(labels)
     width = {1: style.COLUMN, 2: style.MIDDLE}.get(len(panels), style.PAGE)
     ratios = [1.0, 0.25 + 0.1 * len(labels)]
-    fig, axes = style.subplots(2, len(panels), width, 1.1 + 1.9 * sum(ratios), height_ratios=ratios, sharex="row", sharey="row")
+    fig, axes = style.subplots(
+        2, len(panels), width, 1.1 + 1.9 * sum(ratios), height_ratios=ratios, sharex="row", sharey="row"
+    )
     for (curves, lives), (panel, length) in zip(axes.T, panels, strict=True):
         part = frame[(frame["panel"] == panel) & (frame["length"] == length)]
         for (label, kind), curve in part.groupby(["label", "kind"]):
@@ -107,7 +115,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     axes[0, 0].set_ylabel("log10 relative to lag 0")
     axes[0, 0].set_ylim(*style.limits(frame[["low", "high"]]))
     axes[1, 0].set(yticks=range(len(labels)), yticklabels=map(style.short, labels), ylim=(len(labels) - 0.5, -0.5))
-    low, high = style.limits(np.log10(frame.drop_duplicates([*GROUP, "kind"])[["half_life"]]), least=0.25)
+    low, high = style.limits(frame.drop_duplicates([*GROUP, "kind"])[["half_life"]].transform(np.log10), least=0.25)
     axes[1, 0].set(xscale="log", xlim=(10.0**low, 10.0**high))
     for ax in axes[1]:
         ax.minorticks_off()

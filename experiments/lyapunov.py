@@ -42,7 +42,9 @@ class Parser(argparse.ArgumentParser):
 def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     gains = [0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 12.0]
-    parser.add_argument("--g", type=float, nargs="+", default=gains, help="recurrent gains: std of W times sqrt(hidden)")
+    parser.add_argument(
+        "--g", type=float, nargs="+", default=gains, help="recurrent gains: std of W times sqrt(hidden)"
+    )
     parser.add_argument("--activation", nargs="+", default=["tanh", "sigmoid"])
     parser.add_argument("--drive", nargs="+", choices=["autonomous", "driven"], default=["autonomous", "driven"])
     parser.add_argument("--init", default="gaussian", help="of W")

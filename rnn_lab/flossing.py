@@ -28,7 +28,9 @@ def loss(layers: list[Layer], phi: Activation, x: Tensor, n: int, late: Tensor |
     window = x.shape[-3]
     h = [x.new_zeros(*x.shape[:-3], x.shape[-2], layer.W.shape[-1]) for layer in layers]
     growth = torch.stack(list(lyapunov.log_growth(jacobians.along(layers, phi, x.unbind(-3), h, late), n)))
-    first = torch.zeros(x.shape[:-3], dtype=torch.int64, device=x.device) if late is None else late.clamp(max=window - 1)
+    first = (
+        torch.zeros(x.shape[:-3], dtype=torch.int64, device=x.device) if late is None else late.clamp(max=window - 1)
+    )
     return lyapunov.mean_from(growth, first).square().mean((-2, -1))
 
 
@@ -54,7 +56,9 @@ def floss_(
         x, late = draw()
         value = loss(layers, phi, x.double(), n, late)
         into = [g for layer in grads.layers for g in layer]
-        for g, gradient in zip(into, torch.autograd.grad(value.sum(), [w for layer in layers for w in layer]), strict=True):
+        for g, gradient in zip(
+            into, torch.autograd.grad(value.sum(), [w for layer in layers for w in layer]), strict=True
+        ):
             g.copy_(gradient)
         found.append(value.detach())
         optimizers.update_(adam, theta.flat, grads.flat, state, settings, active)

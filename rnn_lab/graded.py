@@ -17,7 +17,7 @@ SWEEPS = 40  # the most there may be; rows of random products need 6 to 10
 
 
 def qr(A: Tensor) -> tuple[Tensor, Tensor]:
-    """A = Q R, (..., N, n) with N >= n, with the rows sorted by size first: Householder's method is then accurate in each row, however small.
+    """A = Q R, (..., N, n) with N >= n, rows sorted by size first: Householder's method is then accurate in each row, however small.
 
     Saturated units make rows of a Jacobian that are 1e-20 of others (Cox & Higham 1998). Q has its rows in A's order.
     """

@@ -156,7 +156,9 @@ class Training:
     def _occasional(self, evaluate: bool, smoothness: bool) -> dict[str, Tensor]:
         """What only some rows have."""
         scalars: dict[str, Tensor] = {}
-        if self.step == 0 and self.first.flossing.name == "none":  # else the weights are not the random ones that it speaks of
+        if (
+            self.step == 0 and self.first.flossing.name == "none"
+        ):  # else the weights are not the random ones that it speaks of
             scalars |= predictions.mean_field(self.configs, self.batches.tensors()[0], self.batches.late)
         if evaluate:
             scalars |= evaluations(self.theta, self.net, self.task, self.eval_roots, self.step, self.first)

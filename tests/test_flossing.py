@@ -11,7 +11,13 @@ from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.parameters import Layer, Parameters
 from rnn_lab.training import Training, train
 
-SMALL = {"task.length": 20, "model.hidden": 20, "training.batch_size": 4, "training.log_every": 5, "training.updates": 0}
+SMALL = {
+    "task.length": 20,
+    "model.hidden": 20,
+    "training.batch_size": 4,
+    "training.log_every": 5,
+    "training.updates": 0,
+}
 FLOSS = {"flossing.name": "before", "flossing.steps": 40, "flossing.exponents": 5, "flossing.lr": 0.01}
 
 
@@ -38,7 +44,9 @@ def test_the_loss_is_the_mean_square_of_the_first_exponents(runs):
     h = [torch.zeros(*runs, 3, 6).double()]
     J = jacobians.along(theta.layers, ACTIVATIONS["tanh"], x.unbind(-3), h)
     exponents = torch.stack(list(lyapunov.log_growth(J))).mean(0)[..., :2]
-    torch.testing.assert_close(flossing.loss(theta.layers, ACTIVATIONS["tanh"], x, 2), exponents.square().mean((-2, -1)))
+    torch.testing.assert_close(
+        flossing.loss(theta.layers, ACTIVATIONS["tanh"], x, 2), exponents.square().mean((-2, -1))
+    )
 
 
 def test_steps_that_a_run_sits_out_do_not_count():
@@ -78,7 +86,10 @@ def test_the_first_exponents_come_nearer_to_zero_whatever_the_seed(phi, scale):
 
 def test_a_run_depends_on_its_own_config_alone():
     values = SMALL | FLOSS | {"flossing.steps": 5, "training.dtype": "float64", "task.length_range": [15, 20]}
-    configs = [make_config(values | {"seed": seed, "init.scale": 1.0 + seed, "flossing.lr": 0.01 * (1 + seed)}) for seed in range(3)]
+    configs = [
+        make_config(values | {"seed": seed, "init.scale": 1.0 + seed, "flossing.lr": 0.01 * (1 + seed)})
+        for seed in range(3)
+    ]
     together = Training(configs)
     list(together.advance())
     for run, config in enumerate(configs):

@@ -55,7 +55,9 @@ def test_an_interval_that_holds_0_has_no_upper_end():
     low, high = half_life.interval(half_life.Slope(-0.01, -0.04, 0.02))
     assert low == pytest.approx(np.log10(2) / 0.04)
     assert high == np.inf
-    assert half_life.interval(half_life.Slope(0.02, 0.01, 0.04)) == pytest.approx((np.log10(2) / 0.04, np.log10(2) / 0.01))
+    assert half_life.interval(half_life.Slope(0.02, 0.01, 0.04)) == pytest.approx(
+        (np.log10(2) / 0.04, np.log10(2) / 0.01)
+    )
 
 
 @pytest.mark.parametrize("curve", [[], [1.0], [np.nan, 1.0], [-np.inf] * 5])

@@ -1,6 +1,7 @@
 """The state's memory: against autograd's Jacobians, against perturbed nets, and as the transpose of the gradient."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -59,9 +60,8 @@ def test_it_is_the_frobenius_norm_of_autograds_jacobian(runs, phi, layers):
             h = states(w, own, phi)
             for layer in range(layers):
                 for t in range(T):
-                    J = torch.func.jacrev(lambda s, at=(layer + 1, t + 1), own=own: from_state(w, own, phi, *at, s))(
-                        h[layer, t]
-                    )
+                    last = partial(from_state, w, own, phi, layer + 1, t + 1)
+                    J = torch.func.jacrev(last)(h[layer, t])
                     squares[layer, t] += J.square().sum() / SIZES[1] / BATCH  # type: ignore[union-attr]
         torch.testing.assert_close(found[run], 0.5 * squares.log10())
 

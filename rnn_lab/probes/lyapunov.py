@@ -12,11 +12,11 @@ TRANSIENT = 4  # one part in so many of a sequence is left out at its beginning,
 
 
 def lyapunov_scalars(theta: Parameters, x: Tensor, phi: Activation, late: Tensor | None) -> dict[str, Tensor]:
-    """lyapunov/max (the first exponent, nats a step), kaplan_yorke (dimension) and entropy (nats a step) of all layers' joint state, (*runs,).
+    """Of all layers' joint state, (*runs,): lyapunov/max, the first exponent (nats a step); kaplan_yorke (a dimension); entropy (nats).
 
     x: (*runs, T, batch, inputs), late: (*runs,), how many of the T steps each run sits out. Finite-time exponents: means over what a run's
     own steps leave after the first quarter, and over the first two sequences; float64. entropy is the sum of the positive ones.
-    Cost: a QR a step and sequence, which is about 15 updates' time at 50 units and batch 20 (100 units: 50 updates').
+    Cost: a QR a step and sequence, which is about 15 updates' time at 50 units and batch 20.
     """
     T, x = x.shape[-3], x[..., :SEQUENCES, :].double()
     layers = [Layer(*(weights.double() for weights in layer)) for layer in theta.layers]

@@ -110,7 +110,7 @@ def curves(rows: pd.DataFrame, kind: str, column: str, error: str | None = None)
     keys = [*PANEL, "g", "lag", "x"]
     found = grouping.summarise(rows, keys, column).rename(columns={"seeds": "nets"})
     square = (rows[error] ** 2 if error else rows["x"] * np.nan).groupby([rows[key] for key in keys], sort=False)
-    return found.assign(kind=kind, error=np.sqrt(square.mean()).to_numpy())
+    return found.assign(kind=kind, error=np.sqrt(square.mean().to_numpy()))
 
 
 def predicted(frame: pd.DataFrame) -> pd.DataFrame:

@@ -154,7 +154,7 @@ def test_what_cannot_be_drawn_is_said(spectra, tmp_path):
         lyapunov.load([tmp_path], [])
     loaded, _ = lyapunov.load([spectra], ["drive=driven"])
     assert set(loaded.exponents["drive"]) == {"driven"}
-    with pytest.raises(ResultsError, match="--at 7: no such gain; they are 0.5, 3"):
+    with pytest.raises(ResultsError, match=r"--at 7: no such gain; they are 0\.5, 3"):
         lyapunov.table(loaded, 7)
     with pytest.raises(ResultsError, match="no such run"):
         lyapunov.load([spectra], ["g=9"])

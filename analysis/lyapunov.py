@@ -1,8 +1,9 @@
 """How chaotic is an untrained net, and how many directions of its state grow?
 
-Columns: activation and drive. From above: all Lyapunov exponents, colour: recurrent gain g; ln(singular values) / lag of products of so
-many Jacobians, at one gain, which tend to them; and against g the first exponent with mean-field theory, the Kaplan-Yorke dimension and
-the entropy rate, both a unit. Draws what experiments/lyapunov.py wrote; RUNS are its directories.
+Columns: net (the activation, or the cell of others than Elman) and drive. From above: all Lyapunov exponents, colour: recurrent gain g;
+ln(singular values) / lag of products of so many Jacobians, at one gain, which tend to them; and against g the first exponent with
+mean-field theory, the Kaplan-Yorke dimension and the entropy rate, both over the size N of the state.
+Draws what experiments/lyapunov.py wrote; RUNS are its directories.
 """
 
 import argparse
@@ -23,15 +24,15 @@ from matplotlib.lines import Line2D
 from rnn_lab import results, theory
 from rnn_lab.results import ResultsError
 
-NET = ["cell", "activation", "drive", "init", "g", "input_std", "task", "hidden", "layers", "seed"]
-PANEL = ["activation", "drive"]
+NET = ["net", "cell", "activation", "drive", "init", "g", "input_std", "task", "hidden", "layers", "seed"]
+PANEL = ["net", "drive"]
 REAL_INPUTS = ("addition", "multiplication")  # ||x_t||^2 is not 1
 LABELS = {
     "spectrum": "exponent (nats a step)",
     "finite": "over finite lags",
     "first": r"first exponent $\lambda_1$",
-    "dimension": "dimension / units",
-    "entropy": "entropy rate / units",
+    "dimension": "dimension / $N$",
+    "entropy": "entropy rate / $N$",
 }
 
 
@@ -56,7 +57,11 @@ def load(paths: Sequence[Path], conditions: Sequence[str]) -> tuple[Spectra, dic
         grouping.rows_where(pd.concat(parts, ignore_index=True), NET, conditions).drop_duplicates([*NET, *key])
         for parts, key in zip(frames.values(), (["index"], ["lag", "index"]), strict=True)
     )
-    others = [key for key in NET if key not in (*PANEL, "g", "seed", "input_std") and exponents[key].nunique() > 1]
+    others = [
+        key
+        for key in NET
+        if key not in (*PANEL, "cell", "activation", "g", "seed", "input_std") and exponents[key].nunique() > 1
+    ]
     if exponents.groupby("drive")["input_std"].nunique().max() > 1:
         others.append("input_std")
     if others:
@@ -73,23 +78,21 @@ def options(parser: argparse.ArgumentParser) -> None:
 def table(spectra: Spectra, at: float | None = None) -> pd.DataFrame:
     """The curves; x is (index - 1/2) / N or g.
 
-    activation, drive      the column
+    net, drive             the column
     kind                   spectrum, finite, first, dimension, entropy, or theory: 0.5 ln chi(q*), mean field's first exponent
     g, lag, x              lag: of the singular values; missing elsewhere
-    mean, low, high, nets  over seeds, where finite; nats a step (dimension and entropy: a unit); nets: how many are finite
-    error                  of one net, from blocks of time: root mean square over seeds (dimension and entropy: a unit)
+    mean, low, high, nets  over seeds, where finite; nats a step (dimension and entropy: over N); nets: how many are finite
+    error                  of one net, from blocks of time: root mean square over seeds (dimension and entropy: over N)
     """
-    frame, products = spectra
+    frame, products = (rows.assign(size=rows.groupby(PANEL)["index"].transform("max")) for rows in spectra)
     gains = np.sort(frame["g"].unique())
     at = gains[len(gains) // 2] if at is None else at
     if at not in gains:
         raise ResultsError(f"--at {at:g}: no such gain; they are {', '.join(f'{g:g}' for g in gains)}")
-    N = frame["hidden"] * frame["layers"]
-    units = products["hidden"] * products["layers"]
     nets = frame[frame["index"] == 1].assign(x=lambda rows: rows["g"])
     parts = [
-        curves(frame.assign(x=(frame["index"] - 0.5) / N), "spectrum", "exponent", "error"),
-        curves(products[products["g"] == at].assign(x=(products["index"] - 0.5) / units), "finite", "rate"),
+        curves(frame.assign(x=(frame["index"] - 0.5) / frame["size"]), "spectrum", "exponent", "error"),
+        curves(products[products["g"] == at].assign(x=(products["index"] - 0.5) / products["size"]), "finite", "rate"),
         curves(nets, "first", "exponent", "error"),
         curves(per_unit(nets, "kaplan_yorke"), "dimension", "kaplan_yorke", "kaplan_yorke_error"),
         curves(per_unit(nets, "entropy"), "entropy", "entropy", "entropy_error"),
@@ -97,11 +100,11 @@ def table(spectra: Spectra, at: float | None = None) -> pd.DataFrame:
     ]
     columns = [*PANEL, "kind", "g", "lag", "x", "mean", "low", "high", "nets", "error"]
     found = pd.concat([part for part in parts if len(part)], ignore_index=True)[columns]
-    return found.assign(hidden=frame["hidden"].iloc[0], layers=frame["layers"].iloc[0], cell=frame["cell"].iloc[0])
+    return found.assign(hidden=frame["hidden"].iloc[0], layers=frame["layers"].iloc[0])
 
 
 def per_unit(nets: pd.DataFrame, name: str) -> pd.DataFrame:
-    N = nets["hidden"] * nets["layers"]
+    N = nets["size"]
     return nets.assign(**{name: nets[name] / N, f"{name}_error": nets[f"{name}_error"] / N})
 
 
@@ -116,17 +119,17 @@ def curves(rows: pd.DataFrame, kind: str, column: str, error: str | None = None)
 def predicted(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean field's first exponent at a constant input second moment, where it applies: one layer, Gaussian W, one-hot inputs."""
     parts = []
-    for (activation, drive), own in frame.groupby(PANEL):
+    for (net, drive), own in frame.groupby(PANEL):
         first = own.iloc[0]
         known = first["cell"] == "elman" and first["layers"] == 1 and first["init"] == "gaussian"
         if known and (drive == "autonomous" or first["task"] not in REAL_INPUTS):
             g = np.linspace(own["g"].min(), own["g"].max(), 300)
             with np.errstate(divide="ignore"):
-                chi = theory.chi(str(activation), g, theory.fixed_point(str(activation), g, first["input_std"] ** 2))
+                chi = theory.chi(
+                    first["activation"], g, theory.fixed_point(first["activation"], g, first["input_std"] ** 2)
+                )
                 parts.append(
-                    pd.DataFrame({"g": g, "x": g, "mean": np.log(chi) / 2}).assign(
-                        activation=str(activation), drive=str(drive)
-                    )
+                    pd.DataFrame({"g": g, "x": g, "mean": np.log(chi) / 2}).assign(net=str(net), drive=str(drive))
                 )
     empty = pd.DataFrame(columns=[*PANEL, "g", "x", "mean"])
     return (pd.concat(parts, ignore_index=True) if parts else empty).assign(
@@ -146,10 +149,10 @@ def draw(frame: pd.DataFrame) -> Figure:
     lags = sorted(frame.loc[frame["kind"] == "finite", "lag"].unique())
     by_gain, by_lag = style.sequential(gains), dict(zip(lags, style.DASHES[::-1][-len(lags) :], strict=False))
     at = frame.loc[frame["kind"] == "finite", "g"].iloc[0]
-    for column, (activation, drive) in zip(axes.T, panels, strict=True):
-        own = frame[(frame["activation"] == activation) & (frame["drive"] == drive)]
+    for column, (net, drive) in zip(axes.T, panels, strict=True):
+        own = frame[(frame["net"] == net) & (frame["drive"] == drive)]
         own = {str(kind): part for kind, part in own.groupby("kind")}
-        column[0].set_title(f"{activation}, {drive}")
+        column[0].set_title(f"{net}, {drive}")
         ordered(column[0], own["spectrum"], "g", by_gain)
         finite(column[1], own, at, by_lag, by_gain[at])
         against_gain(column[2:], own)
@@ -171,7 +174,7 @@ def ordered(ax: Axes, part: pd.DataFrame, key: str, colours: dict) -> None:
     for value, curve in part.groupby(key):
         ax.fill_between(curve["x"], curve["low"], curve["high"], color=colours[value], alpha=0.2, lw=0)
         ax.plot(curve["x"], curve["mean"], color=colours[value], lw=1)
-    ax.set(xlim=(0, 1), xlabel="exponent's number / units")
+    ax.set(xlim=(0, 1), xlabel="exponent's number / $N$")
 
 
 def finite(ax: Axes, own: dict[str, pd.DataFrame], at: float, dashes: dict, colour: object) -> None:
@@ -207,11 +210,11 @@ def caption(frame: pd.DataFrame, at: float) -> list[str]:
     nets = grouping.between(frame.loc[frame["kind"] == "first", "nets"])
     errors = frame[frame["kind"].isin(["first", "dimension", "entropy"])].groupby("kind")["error"].max()
     lines = [
-        f"Untrained {first['cell']} nets, {first['hidden']} units, layers: {first['layers']}; nets a point: {nets}; lines and dots: means, "
-        "bands and bars: smallest to largest.",
+        f"Untrained nets, {first['hidden']} units, layers: {first['layers']}; $N$: size of the state; nets a point: {nets}; lines and dots: "
+        "means, bands and bars: smallest to largest.",
         f"Second row: $g$ = {at:g}, seed 0; grey: the exponents. Autonomous: from a random state, without input.",
-        f"Largest standard error of one net over time: first exponent {errors['first']:.2g}, dimension a unit {errors['dimension']:.2g}, "
-        f"entropy rate a unit {errors['entropy']:.2g}.",
+        f"Largest standard error of one net over time: first exponent {errors['first']:.2g}, dimension / $N$ {errors['dimension']:.2g}, "
+        f"entropy rate / $N$ {errors['entropy']:.2g}.",
         "Dotted: mean-field theory of the first exponent, for wide nets; without input and at $g < 1$ (sigmoid: at a fixed point) the rate "
         r"of a single net is ln $\rho$ of its own Jacobian.",
     ]

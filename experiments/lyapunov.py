@@ -2,10 +2,11 @@
 
     python experiments/lyapunov.py [--g 0.5 1 2] [--activation tanh sigmoid] [--drive autonomous driven] [--out DIR]
 
-Lyapunov spectra by QR along one long trajectory of each net, after a transient, in float64: autonomous (h_0 random, no input) or driven by
-a task's sequences, one after another with the state carried over. Beside them ln(singular values) / lag of the products of Jacobians over
-finite lags, for seed 0. All gains and seeds of an activation and a drive are one tensor program. Writes spectra.csv, singular_values.csv
-and experiment.json to DIR (runs/lyapunov); analysis/lyapunov.py draws them. Untrained nets as experiments/train.py would start them.
+Lyapunov spectra by QR along one long trajectory of each net, after a transient, in float64: autonomous (a random state at first, no
+input) or driven by a task's sequences, one after another with the state carried over. Beside them ln(singular values) / lag of the
+products of Jacobians over finite lags, for seed 0. All gains and seeds of one kind of net and drive are one tensor program. Writes
+spectra.csv, singular_values.csv and experiment.json to DIR (runs/lyapunov); analysis/lyapunov.py draws them. The nets are those that
+experiments/train.py would start from.
 """
 
 import argparse
@@ -25,11 +26,11 @@ import torch
 from torch import Tensor
 
 from rnn_lab import graded, jacobians, lyapunov, vectorize
-from rnn_lab.activations import ACTIVATIONS
-from rnn_lab.config import Config, Task, problems
+from rnn_lab.config import Config, Task, cell_name, problems
 from rnn_lab.provenance import provenance
 
-KEYS = {"model.activation": "--activation", "init.name": "--init", "init.scale": "--g", "init.input_std": "--input-std",
+KEYS = {"model.name": "--cell", "model.leak": "--leak",
+        "model.activation": "--activation", "init.name": "--init", "init.scale": "--g", "init.input_std": "--input-std",
         "model.hidden": "--hidden", "model.layers": "--layers", "task.name": "--task", "task.length": "--length"}  # fmt: skip
 BLOCKS = 20  # of time, for standard errors
 
@@ -45,6 +46,8 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--g", type=float, nargs="+", default=gains, help="recurrent gains: std of W times sqrt(hidden)"
     )
+    parser.add_argument("--cell", nargs="+", default=["elman"], help="elman leaky lstm gru")
+    parser.add_argument("--leak", type=float, default=1.0, help="of leaky cells")
     parser.add_argument("--activation", nargs="+", default=["tanh", "sigmoid"])
     parser.add_argument("--drive", nargs="+", choices=["autonomous", "driven"], default=["autonomous", "driven"])
     parser.add_argument("--init", default="gaussian", help="of W")
@@ -76,15 +79,16 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def programs(args: argparse.Namespace) -> dict[tuple[str, str], list[Config]]:
-    """The nets of each (activation, drive), gains outside and seeds inside."""
+    """The nets of each kind (cell, activation) and drive, gains outside and seeds inside."""
     found: dict[tuple[str, str], list[Config]] = {}
-    for activation, drive in itertools.product(dict.fromkeys(args.activation), dict.fromkeys(args.drive)):
+    for name, activation, drive in itertools.product(args.cell, args.activation, dict.fromkeys(args.drive)):
         c = Config()
         c.task = replace(c.task, name=args.task, length=args.length)
-        c.model = replace(c.model, activation=activation, hidden=args.hidden, layers=args.layers)
+        shape = {"hidden": args.hidden, "layers": args.layers, "leak": args.leak}
+        c.model = replace(c.model, name=name, activation=activation, **shape)
         inits = [replace(c.init, name=args.init, scale=g, input_std=args.input_std) for g in dict.fromkeys(args.g)]
         each = itertools.product(inits, range(args.seeds))
-        found[activation, drive] = [replace(c, init=init, seed=seed) for init, seed in each]
+        found[cell_name(c), drive] = [replace(c, init=init, seed=seed) for init, seed in each]
     return found
 
 
@@ -97,11 +101,14 @@ class Trajectory:
     def __iter__(self) -> Iterator[Tensor]:
         model, task = self.configs[0].model, vectorize.make_task(self.configs[0].task)
         init_rngs, data_rngs, _ = zip(*(vectorize.streams(c.seed) for c in self.configs), strict=True)
+        cell = vectorize.make_cell(self.configs, torch.float64, "cpu")
         theta = vectorize.stack_parameters(self.configs, task, list(init_rngs), torch.float64, "cpu")
-        normals = torch.stack([torch.from_numpy(r.standard_normal((model.layers, 1, model.hidden))) for r in data_rngs])
+        normals = torch.stack(
+            [torch.from_numpy(r.standard_normal((model.layers, 1, cell.blocks * model.hidden))) for r in data_rngs]
+        )
         batches = vectorize.MiniBatches(task, list(data_rngs), 1, torch.float64, "cpu")
         x = sequences(batches) if self.drive == "driven" else itertools.repeat(torch.zeros(1, 1, task.inputs).double())
-        return jacobians.along(theta.layers, ACTIVATIONS[model.activation], x, normals.unbind(1))
+        return jacobians.along(theta.layers, cell, x, normals.unbind(1))
 
 
 def sequences(batches: vectorize.MiniBatches) -> Iterator[Tensor]:
@@ -138,7 +145,7 @@ def singular_values(trajectory: Trajectory, args: argparse.Namespace) -> Iterato
 def described(config: Config, drive: str) -> dict[str, Any]:
     """input_std: what drives, 0 if nothing does."""
     std = config.init.input_std if drive == "driven" else 0.0
-    model = {"cell": config.model.name, "activation": config.model.activation, "drive": drive}
+    model = {"net": cell_name(config), "cell": config.model.name, "activation": config.model.activation, "drive": drive}
     init = {"init": config.init.name, "g": config.init.scale, "input_std": std, "task": config.task.name}
     return model | init | {"hidden": config.model.hidden, "layers": config.model.layers, "seed": config.seed}
 
@@ -168,8 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     exponents: list[dict[str, Any]] = []
     products: list[dict[str, Any]] = []
     args.out.mkdir(parents=True, exist_ok=True)
-    for (activation, drive), configs in programs(args).items():
-        label = f"{activation}, {drive}: {len(configs)} nets"
+    for (net, drive), configs in programs(args).items():
+        label = f"{net}, {drive}: {len(configs)} nets"
         exponents += spectra(Trajectory(configs, drive), args, label)
         products += singular_values(Trajectory([c for c in configs if c.seed == 0], drive), args)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}

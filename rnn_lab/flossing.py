@@ -1,7 +1,7 @@
 """Gradient flossing: pushes the first Lyapunov exponents to 0, so that as many directions neither vanish nor explode (Engelken 2023).
 
 Steps of their own, before training or between its updates, with Adam on U, W and b; V and c have no part in it. By autograd through the
-QR of the Jacobians and through the trajectory they are taken along.
+QR of the Jacobians and through the trajectory they are taken along, so for Elman and leaky nets, whose Jacobian is written out.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rnn_lab import jacobians, lyapunov, optimizers, vectorize
-from rnn_lab.activations import Activation
+from rnn_lab.cells import Elman
 from rnn_lab.config import Config
 from rnn_lab.parameters import Layer, Parameters
 from rnn_lab.tasks import Task
@@ -19,15 +19,15 @@ SEQUENCES = 2  # in a step
 ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 
 
-def loss(layers: list[Layer], phi: Activation, x: Tensor, n: int, late: Tensor | None = None) -> Tensor:
+def loss(layers: list[Layer], cell: Elman, x: Tensor, n: int, late: Tensor | None = None) -> Tensor:
     """The mean over the first n directions and over sequences of lambda_i^2, (*runs,); nats^2.
 
     lambda_i is the mean of ln |R_ii| over the steps of x (*runs, window, batch, inputs), from h_0 = 0 and always the same basis Q_0. late:
     how many of the steps each run sits out, (*runs,). Differentiable; a lost direction (a ReLU net with fewer than n active units) is inf.
     """
     window = x.shape[-3]
-    h = [x.new_zeros(*x.shape[:-3], x.shape[-2], layer.W.shape[-1]) for layer in layers]
-    growth = torch.stack(list(lyapunov.log_growth(jacobians.along(layers, phi, x.unbind(-3), h, late), n)))
+    h = jacobians.at_rest(layers, cell, x)
+    growth = torch.stack(list(lyapunov.log_growth(jacobians.along(layers, cell, x.unbind(-3), h, late), n)))
     first = (
         torch.zeros(x.shape[:-3], dtype=torch.int64, device=x.device) if late is None else late.clamp(max=window - 1)
     )
@@ -36,7 +36,7 @@ def loss(layers: list[Layer], phi: Activation, x: Tensor, n: int, late: Tensor |
 
 def floss_(
     theta: Parameters,
-    phi: Activation,
+    cell: Elman,
     draw: Callable[[], tuple[Tensor, Tensor | None]],
     steps: int,
     n: int,
@@ -54,7 +54,7 @@ def floss_(
     for _ in range(steps):
         layers = [Layer(*(w.double().clone().requires_grad_() for w in layer)) for layer in theta.layers]
         x, late = draw()
-        value = loss(layers, phi, x.double(), n, late)
+        value = loss(layers, cell, x.double(), n, late)
         into = [g for layer in grads.layers for g in layer]
         for g, gradient in zip(
             into, torch.autograd.grad(value.sum(), [w for layer in layers for w in layer]), strict=True
@@ -72,7 +72,7 @@ def due(config: Config, step: int) -> bool:
 
 
 def floss(
-    configs: list[Config], step: int, task: Task, theta: Parameters, phi: Activation, active: Tensor
+    configs: list[Config], step: int, task: Task, theta: Parameters, cell: Elman, active: Tensor
 ) -> dict[str, Tensor]:
     """The steps that the configs ask for, on fresh sequences (of these their last `flossing.window` time steps) from streams of their own.
 
@@ -87,5 +87,5 @@ def floss(
         return x, None if batches.late is None else (batches.late - (T - x.shape[-3])).clamp(min=0)
 
     lr = vectorize.per_run([c.flossing.lr for c in configs], device)
-    losses = floss_(theta, phi, draw, first.steps, first.exponents, lr, active)
+    losses = floss_(theta, cell, draw, first.steps, first.exponents, lr, active)
     return {"flossing/loss_first": losses[0], "flossing/loss_last": losses[-1]}

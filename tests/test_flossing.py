@@ -8,6 +8,7 @@ from torch import Tensor
 
 from rnn_lab import flossing, jacobians, lyapunov, vectorize
 from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import Elman
 from rnn_lab.parameters import Layer, Parameters
 from rnn_lab.training import Training, train
 
@@ -34,7 +35,7 @@ def test_the_gradient_is_that_of_finite_differences(phi, depth):
 
     def loss(*weights: Tensor) -> Tensor:
         layers = [Layer(*weights[i : i + 3]) for i in range(0, len(weights), 3)]
-        return flossing.loss(layers, ACTIVATIONS[phi], x, 3)
+        return flossing.loss(layers, Elman(ACTIVATIONS[phi]), x, 3)
 
     assert torch.autograd.gradcheck(loss, [w.clone().requires_grad_() for w in weights])
 
@@ -42,26 +43,26 @@ def test_the_gradient_is_that_of_finite_differences(phi, depth):
 def test_the_loss_is_the_mean_square_of_the_first_exponents(runs):
     theta, x = random_parameters(runs, (2, 6, 1)), inputs(runs, 30)
     h = [torch.zeros(*runs, 3, 6).double()]
-    J = jacobians.along(theta.layers, ACTIVATIONS["tanh"], x.unbind(-3), h)
+    J = jacobians.along(theta.layers, Elman(ACTIVATIONS["tanh"]), x.unbind(-3), h)
     exponents = torch.stack(list(lyapunov.log_growth(J))).mean(0)[..., :2]
     torch.testing.assert_close(
-        flossing.loss(theta.layers, ACTIVATIONS["tanh"], x, 2), exponents.square().mean((-2, -1))
+        flossing.loss(theta.layers, Elman(ACTIVATIONS["tanh"]), x, 2), exponents.square().mean((-2, -1))
     )
 
 
 def test_steps_that_a_run_sits_out_do_not_count():
     """One unit, so that no Q can turn before the first step that counts."""
     theta, x, late = random_parameters((2,), (2, 1, 1)), inputs((2,), 10), torch.tensor([0, 4])
-    together = flossing.loss(theta.layers, ACTIVATIONS["tanh"], x, 1, late)
+    together = flossing.loss(theta.layers, Elman(ACTIVATIONS["tanh"]), x, 1, late)
     own = [Layer(*(w[1] for w in layer)) for layer in theta.layers]
-    torch.testing.assert_close(together[1], flossing.loss(own, ACTIVATIONS["tanh"], x[1, 4:], 1))
-    assert together[1] != flossing.loss(theta.layers, ACTIVATIONS["tanh"], x, 1)[1]
+    torch.testing.assert_close(together[1], flossing.loss(own, Elman(ACTIVATIONS["tanh"]), x[1, 4:], 1))
+    assert together[1] != flossing.loss(theta.layers, Elman(ACTIVATIONS["tanh"]), x, 1)[1]
 
 
 def exponents(theta: Parameters, phi: str, x: Tensor, n: int) -> Tensor:
     layers = [Layer(*(w.double() for w in layer)) for layer in theta.layers]
     h = [x.new_zeros(*x.shape[:-3], x.shape[-2], 20)]
-    J = jacobians.along(layers, ACTIVATIONS[phi], x.unbind(-3), h)
+    J = jacobians.along(layers, Elman(ACTIVATIONS[phi]), x.unbind(-3), h)
     return torch.stack(list(lyapunov.log_growth(J, n))).mean(0)
 
 

@@ -8,8 +8,10 @@ import torch
 from oracle import PHI, random_parameters
 from torch import Tensor
 
-from rnn_lab import graded, jacobians, lyapunov, theory
+from rnn_lab import bptt, graded, jacobians, lyapunov, theory
 from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import GRU, LSTM, Elman, Leaky, Own
+from rnn_lab.losses import softmax_cross_entropy
 from rnn_lab.parameters import Layer, Parameters
 
 
@@ -30,7 +32,7 @@ def noise(theta: Parameters, steps: int, batch: int = 1, seed: int = 1) -> list[
 def growth(theta: Parameters, phi: str, inputs: list[Tensor], n: int | None = None) -> Tensor:
     """From a random state; a linear net, whose states would overflow and don't matter, from 0."""
     h = [(phi != "linear") * state for state in start(theta, inputs[0].shape[-2])]
-    return torch.stack(list(lyapunov.log_growth(jacobians.along(theta.layers, ACTIVATIONS[phi], inputs, h), n)))
+    return torch.stack(list(lyapunov.log_growth(jacobians.along(theta.layers, Elman(ACTIVATIONS[phi]), inputs, h), n)))
 
 
 def recurrent(W: Tensor) -> Parameters:
@@ -52,7 +54,7 @@ def gaussian(H: int, g: float, seed: int = 0) -> Tensor:
 def test_the_jacobian_is_autograds(phi, depth, runs):
     theta = random_parameters(runs, (2, 4, 1), depth)
     h, [x] = start(theta, 3), noise(theta, 1, 3)
-    after, J = jacobians.step(theta.layers, ACTIVATIONS[phi], x, h)
+    after, J = jacobians.step(theta.layers, Elman(ACTIVATIONS[phi]), x, h)
     for run in np.ndindex(*runs):
         for example in range(3):
 
@@ -90,11 +92,69 @@ def test_phi_and_its_slope_are_those_of_the_engine(phi):
 def test_a_run_that_sits_out_begins_from_zero_later():
     theta, late = random_parameters((3,), (2, 4, 1)), torch.tensor([0, 2, 5])
     x, zero = noise(theta, 8), [torch.zeros(3, 1, 4).double()]
-    together = list(jacobians.along(theta.layers, ACTIVATIONS["tanh"], x, zero, late))
+    together = list(jacobians.along(theta.layers, Elman(ACTIVATIONS["tanh"]), x, zero, late))
     for run, waited in enumerate(late.tolist()):
         own = [Layer(*(t[run] for t in layer)) for layer in theta.layers]
-        alone = jacobians.along(own, ACTIVATIONS["tanh"], [u[run] for u in x[waited:]], [zero[0][run]])
+        alone = jacobians.along(own, Elman(ACTIVATIONS["tanh"]), [u[run] for u in x[waited:]], [zero[0][run]])
         torch.testing.assert_close(torch.stack(together[waited:])[:, run], torch.stack(list(alone)))
+
+
+class Damped:
+    """A user's cell of two blocks, with h first."""
+
+    blocks = 2
+
+    def step(self, z: Tensor, s: tuple[Tensor, Tensor], W: Tensor) -> tuple[Tensor, Tensor]:
+        h, v = s
+        v = 0.5 * v + torch.tanh(z + h @ W)
+        return torch.sin(h + v), v
+
+
+CELLS = {
+    "leaky": lambda: Leaky(ACTIVATIONS["tanh"], torch.tensor([0.3, 0.8]).double()),
+    "lstm": LSTM,
+    "gru": GRU,
+    "own": lambda: Own(Damped()),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("depth", [1, 2])
+def test_the_jacobian_of_every_cell_is_that_of_central_differences(name, depth):
+    """Of the joint state of all layers and blocks, by a step of 1e-6 of the net itself."""
+    cell = CELLS[name]()
+    theta, rng = Parameters.zeros((2,), 2, 3, 1, depth, torch.float64, gates=cell.gates), np.random.default_rng(0)
+    theta.flat.copy_(torch.from_numpy(rng.standard_normal(theta.flat.shape)))
+    s = [torch.from_numpy(rng.standard_normal((2, 4, cell.blocks * 3))) for _ in range(depth)]
+    [x] = noise(theta, 1, 4)
+    after, J = jacobians.step(theta.layers, cell, x, s)
+    assert J.shape == (2, 4, depth * cell.blocks * 3, depth * cell.blocks * 3)
+
+    def moved(direction: Tensor) -> Tensor:
+        pieces = [own + 1e-6 * d for own, d in zip(s, direction.chunk(depth), strict=True)]
+        return torch.cat(jacobians.step(theta.layers, cell, x, pieces)[0], -1)
+
+    unit = torch.eye(J.shape[-1]).double()
+    columns = [(moved(e) - moved(-e)) / 2e-6 for e in unit]
+    torch.testing.assert_close(J, torch.stack(columns, -1), rtol=1e-5, atol=1e-8)
+    buffers = bptt.Buffers(theta, cell, 1, 4)
+    for trace, own in zip(buffers.traces, s, strict=True):
+        for block, value in zip(trace.s, own.chunk(cell.blocks, -1), strict=True):
+            block[:, 0] = value
+    bptt.forward(theta, x.unsqueeze(1), bptt.Net(cell, softmax_cross_entropy), buffers)
+    for trace, own in zip(buffers.traces, after, strict=True):  # the state itself is the engine's
+        torch.testing.assert_close(torch.cat([block[:, 1] for block in trace.s], -1), own)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_exponents_of_every_cell_add_up_to_the_log_determinant(name):
+    cell = CELLS[name]()
+    theta, rng = Parameters.zeros((2,), 2, 3, 1, 1, torch.float64, gates=cell.gates), np.random.default_rng(0)
+    theta.flat.copy_(torch.from_numpy(rng.standard_normal(theta.flat.shape)))
+    s = [torch.from_numpy(rng.standard_normal((2, 1, cell.blocks * 3)))]
+    J = torch.stack(list(jacobians.along(theta.layers, cell, noise(theta, 30), s)))
+    exponents = torch.stack(list(lyapunov.log_growth(J))).mean(0)
+    torch.testing.assert_close(exponents.sum(-1), torch.linalg.slogdet(J)[1].mean(0))
 
 
 # -------------------- exact identities
@@ -185,7 +245,7 @@ def test_the_leading_exponent_of_wide_driven_nets_is_mean_fields(phi):
 def test_finite_lags_tend_to_the_exponents():
     """ln sigma_i / lag from the same Jacobians: the sums agree at every lag, each value at a long one."""
     theta = random_parameters((), (2, 8, 1), gain=2.0)
-    J = list(jacobians.along(theta.layers, ACTIVATIONS["tanh"], noise(theta, 800), start(theta)))
+    J = list(jacobians.along(theta.layers, Elman(ACTIVATIONS["tanh"]), noise(theta, 800), start(theta)))
     exponents = torch.stack(list(lyapunov.log_growth(J)))
     rates = graded.log10_singular_values(J, [5, 800]) * math.log(10) / torch.tensor([5, 800]).double()[:, None]
     torch.testing.assert_close(rates[0, 0].sum(), exponents[:5].mean(0).sum())

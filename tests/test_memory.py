@@ -6,11 +6,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from oracle import PHI, each_run, forward, make_config, random_parameters, weights
+from oracle import PHI, each_run, make_config, random_parameters, weights
 from torch import Tensor
 
-from rnn_lab import bptt, probes
+from rnn_lab import bptt, jacobians, probes
 from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import GRU, LSTM, Elman
 from rnn_lab.losses import softmax_cross_entropy
 from rnn_lab.parameters import Parameters
 from rnn_lab.training import train
@@ -19,7 +20,7 @@ T, BATCH, SIZES = 7, 3, (2, 5, 3)
 
 
 def net(phi: str) -> bptt.Net:
-    return bptt.Net(ACTIVATIONS[phi], softmax_cross_entropy)
+    return bptt.Net(Elman(ACTIVATIONS[phi]), softmax_cross_entropy)
 
 
 def inputs(runs: tuple[int, ...], steps: int = T, batch: int = BATCH, dtype=torch.float64) -> Tensor:
@@ -42,8 +43,14 @@ def from_state(w: dict[str, Tensor], x: Tensor, phi: str, layer: int, t: int, mo
 
 def states(w: dict[str, Tensor], x: Tensor, phi: str) -> Tensor:
     """(layers, T, hidden), x (T, inputs)."""
-    _, h, _ = forward(w, x.unsqueeze(1), phi)
-    return torch.stack(h).squeeze(1).unflatten(0, (-1, len(x)))
+    below, found = x, []
+    for n in range(1, sum(name.startswith("W") for name in w) + 1):
+        h = [torch.zeros(SIZES[1], dtype=x.dtype)]
+        for x_t in below:
+            h.append(PHI[phi](x_t @ w[f"U{n}"] + h[-1] @ w[f"W{n}"] + w[f"b{n}"][0]))
+        below = torch.stack(h[1:])
+        found.append(below)
+    return torch.stack(found)
 
 
 @pytest.mark.parametrize("phi", PHI)
@@ -93,6 +100,27 @@ def test_of_a_linear_functional_the_gradient_is_its_transpose():
         grads = [torch.autograd.grad(e, h)[0] for e, h in zip(E, h_t, strict=True)]
         squares = squares + torch.stack(grads).square().sum(-1) / SIZES[1]
     torch.testing.assert_close(probes.memory(theta, x, net(phi), None)[0], 0.5 * torch.as_tensor(squares).log10())
+
+
+@pytest.mark.parametrize("cell", [LSTM(), GRU(), Elman(ACTIVATIONS["tanh"])], ids=["lstm", "gru", "elman"])
+def test_every_cell_remembers_in_its_whole_state(cell):
+    """dh_T/ds_t is the product of the steps' Jacobians, forward in time. An LSTM's c_t is moved as the node it is: h_t follows."""
+    theta, x = Parameters.zeros((2,), *SIZES, dtype=torch.float64, gates=cell.gates), inputs((2,))
+    theta.flat.copy_(torch.from_numpy(np.random.default_rng(4).standard_normal(theta.flat.shape)))
+    network, buffers = bptt.Net(cell, softmax_cross_entropy), bptt.Buffers(theta, cell, T, BATCH)
+    bptt.forward(theta, x, network, buffers)
+    J = list(jacobians.along(theta.layers, cell, x.unbind(1), jacobians.at_rest(theta.layers, cell, x)))
+    product, expected = torch.eye(J[0].shape[-1]).double().expand_as(J[0]), []
+    for t in reversed(range(T)):
+        to_h, *to_c = product[..., : SIZES[1], :].split(SIZES[1], -1)
+        if to_c:
+            o, c = buffers.traces[0].gates[:, t].chunk(4, -1)[3], buffers.traces[0].s[1][:, t + 1]
+            to_c = [to_c[0] + to_h * (o * (1 - c.tanh() ** 2)).unsqueeze(-2)]
+        squares = torch.cat([to_h, *to_c], -1).square().sum((-2, -1)) / product.shape[-1]
+        expected.insert(0, 0.5 * squares.mean(-1).log10())
+        product = product @ J[t]
+    found = probes.memory(theta, x, network, None)
+    torch.testing.assert_close(found[:, 0], torch.stack(expected, -1))
 
 
 def test_a_linear_nets_memory_is_that_of_the_powers_of_W():
@@ -176,12 +204,12 @@ def test_the_probed_exponents_are_those_of_the_driven_net():
     """A linear net: its Jacobian is W^T whatever drives it; ln of W's largest |eigenvalue| after the first quarter of 400 steps."""
     theta = random_parameters((2,), (2, 8, 1), gain=0.5)
     x = torch.from_numpy(np.random.default_rng(0).standard_normal((2, 2000, 2, 2)))
-    found = probes.lyapunov_scalars(theta, x, ACTIVATIONS["linear"], torch.tensor([0, 600]))
+    found = probes.lyapunov_scalars(theta, x, Elman(ACTIVATIONS["linear"]), torch.tensor([0, 600]))
     expected = torch.linalg.eigvals(theta.layers[0].W).abs().amax(-1).log()
     torch.testing.assert_close(found["lyapunov/max"], expected, atol=2e-3, rtol=0)
     assert (found["lyapunov/kaplan_yorke"] == 0).all()
     theta.layers[0].W.mul_(20)  # all directions grow
-    found = probes.lyapunov_scalars(theta, x[:, :100] * 0, ACTIVATIONS["linear"], None)
+    found = probes.lyapunov_scalars(theta, x[:, :100] * 0, Elman(ACTIVATIONS["linear"]), None)
     determinants = torch.linalg.slogdet(theta.layers[0].W)[1]
     assert (found["lyapunov/kaplan_yorke"] <= 8).all()
     all_grow = found["lyapunov/kaplan_yorke"] == 8

@@ -4,14 +4,14 @@ import torch
 from torch import Tensor
 
 from rnn_lab import jacobians, lyapunov
-from rnn_lab.activations import Activation
+from rnn_lab.cells import Cell
 from rnn_lab.parameters import Layer, Parameters
 
 SEQUENCES = 2  # of the mini-batch, its first
 TRANSIENT = 4  # one part in so many of a sequence is left out at its beginning, where h_0 = 0 still shows
 
 
-def lyapunov_scalars(theta: Parameters, x: Tensor, phi: Activation, late: Tensor | None) -> dict[str, Tensor]:
+def lyapunov_scalars(theta: Parameters, x: Tensor, cell: Cell, late: Tensor | None) -> dict[str, Tensor]:
     """Of all layers' joint state, (*runs,): lyapunov/max, the first exponent (nats a step); kaplan_yorke (a dimension); entropy (nats).
 
     x: (*runs, T, batch, inputs), late: (*runs,), how many of the T steps each run sits out. Finite-time exponents: means over what a run's
@@ -20,8 +20,8 @@ def lyapunov_scalars(theta: Parameters, x: Tensor, phi: Activation, late: Tensor
     """
     T, x = x.shape[-3], x[..., :SEQUENCES, :].double()
     layers = [Layer(*(weights.double() for weights in layer)) for layer in theta.layers]
-    h = [x.new_zeros(*x.shape[:-3], x.shape[-2], layer.W.shape[-1]) for layer in layers]
-    growth = torch.stack(list(lyapunov.log_growth(jacobians.along(layers, phi, x.unbind(-3), h, late))))
+    h = jacobians.at_rest(layers, cell, x)
+    growth = torch.stack(list(lyapunov.log_growth(jacobians.along(layers, cell, x.unbind(-3), h, late))))
     first = torch.zeros(x.shape[:-3], dtype=torch.int64, device=x.device) if late is None else late
     exponents = lyapunov.mean_from(growth, first + (T - first) // TRANSIENT).mean(-2)
     return {

@@ -43,7 +43,7 @@ class Spectra(NamedTuple):
     products: pd.DataFrame
 
 
-def load(paths: Sequence[Path], conditions: Sequence[str]) -> tuple[Spectra, dict[str, str]]:
+def read(_: cli.Parser, paths: Sequence[Path], conditions: Sequence[str]) -> tuple[Spectra, dict[str, str]]:
     """Everything under these directories that meets the conditions of --where, and where it came from."""
     frames: dict[str, list[pd.DataFrame]] = {"spectra.csv": [], "singular_values.csv": []}
     origins = []
@@ -152,7 +152,7 @@ def draw(frame: pd.DataFrame) -> Figure:
     for column, (net, drive) in zip(axes.T, panels, strict=True):
         own = frame[(frame["net"] == net) & (frame["drive"] == drive)]
         own = {str(kind): part for kind, part in own.groupby("kind")}
-        column[0].set_title(f"{net}, {drive}")
+        column[0].set_title(f"{net}\n{drive}" if len(panels) > 4 else f"{net}, {drive}")
         ordered(column[0], own["spectrum"], "g", by_gain)
         finite(column[1], own, at, by_lag, by_gain[at])
         against_gain(column[2:], own)
@@ -174,7 +174,7 @@ def ordered(ax: Axes, part: pd.DataFrame, key: str, colours: dict) -> None:
     for value, curve in part.groupby(key):
         ax.fill_between(curve["x"], curve["low"], curve["high"], color=colours[value], alpha=0.2, lw=0)
         ax.plot(curve["x"], curve["mean"], color=colours[value], lw=1)
-    ax.set(xlim=(0, 1), xlabel="exponent's number / $N$")
+    ax.set(xlim=(0, 1), xlabel="$i \\,/\\, N$")
 
 
 def finite(ax: Axes, own: dict[str, pd.DataFrame], at: float, dashes: dict, colour: object) -> None:
@@ -210,8 +210,8 @@ def caption(frame: pd.DataFrame, at: float) -> list[str]:
     nets = grouping.between(frame.loc[frame["kind"] == "first", "nets"])
     errors = frame[frame["kind"].isin(["first", "dimension", "entropy"])].groupby("kind")["error"].max()
     lines = [
-        f"Untrained nets, {first['hidden']} units, layers: {first['layers']}; $N$: size of the state; nets a point: {nets}; lines and dots: "
-        "means, bands and bars: smallest to largest.",
+        f"Untrained nets, {first['hidden']} units, layers: {first['layers']}; $i$: number of the exponent, $N$: size of the state; "
+        f"nets a point: {nets}; lines and dots: means, bands and bars: smallest to largest.",
         f"Second row: $g$ = {at:g}, seed 0; grey: the exponents. Autonomous: from a random state, without input.",
         f"Largest standard error of one net over time: first exponent {errors['first']:.2g}, dimension / $N$ {errors['dimension']:.2g}, "
         f"entropy rate / $N$ {errors['entropy']:.2g}.",
@@ -223,4 +223,4 @@ def caption(frame: pd.DataFrame, at: float) -> list[str]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(cli.main("lyapunov", table, draw, options, load=load))
+    raise SystemExit(cli.main("lyapunov", table, draw, options, read=read))

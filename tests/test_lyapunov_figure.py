@@ -133,7 +133,7 @@ def test_it_runs_as_a_program(tmp_path):
 def test_the_figure_draws_what_was_measured_and_what_theory_says(spectra, tmp_path, monkeypatch):
     monkeypatch.setitem(lyapunov.style.RC, "savefig.dpi", 50)
     arguments = [str(spectra), "--at", "3", "--out", str(tmp_path)]
-    assert lyapunov.cli.main("lyapunov", lyapunov.table, lyapunov.draw, lyapunov.options, arguments, lyapunov.load) == 0
+    assert lyapunov.cli.main("lyapunov", lyapunov.table, lyapunov.draw, lyapunov.options, arguments, lyapunov.read) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lyapunov.csv", "lyapunov.pdf", "lyapunov.png"]
     table = pd.read_csv(tmp_path / "lyapunov.csv")
     raw = pd.read_csv(spectra / "spectra.csv")
@@ -151,13 +151,13 @@ def test_the_figure_draws_what_was_measured_and_what_theory_says(spectra, tmp_pa
 
 def test_what_cannot_be_drawn_is_said(spectra, tmp_path):
     with pytest.raises(ResultsError, match=r"no spectra\.csv"):
-        lyapunov.load([tmp_path], [])
-    loaded, _ = lyapunov.load([spectra], ["drive=driven"])
+        lyapunov.read(lyapunov.cli.Parser(), [tmp_path], [])
+    loaded, _ = lyapunov.read(lyapunov.cli.Parser(), [spectra], ["drive=driven"])
     assert set(loaded.exponents["drive"]) == {"driven"}
     with pytest.raises(ResultsError, match=r"--at 7: no such gain; they are 0\.5, 3"):
         lyapunov.table(loaded, 7)
     with pytest.raises(ResultsError, match="no such run"):
-        lyapunov.load([spectra], ["g=9"])
+        lyapunov.read(lyapunov.cli.Parser(), [spectra], ["g=9"])
 
 
 # -------------------- memory

@@ -163,7 +163,8 @@ def draw(frame: pd.DataFrame) -> Figure:
     fig.align_ylabels(axes[:, 0])
     handles = [Line2D([], [], color=by_gain[g], label=f"$g$ = {g:g}") for g in gains]
     handles += [Line2D([], [], color=by_gain[at], ls=by_lag[lag], label=f"lag {lag:g}") for lag in lags]
-    handles += [Line2D([], [], color=style.INK, lw=0.9, ls=(0, (1, 1.3)), label="mean field")]
+    if frame["kind"].eq("theory").any():
+        handles += [Line2D([], [], color=style.INK, lw=0.9, ls=(0, (1, 1.3)), label="mean field")]
     style.legend(fig, handles)
     style.caption(fig, caption(frame, at))
     return fig
@@ -215,9 +216,12 @@ def caption(frame: pd.DataFrame, at: float) -> list[str]:
         f"Second row: $g$ = {at:g}, seed 0; grey: the exponents. Autonomous: from a random state, without input.",
         f"Largest standard error of one net over time: first exponent {errors['first']:.2g}, dimension / $N$ {errors['dimension']:.2g}, "
         f"entropy rate / $N$ {errors['entropy']:.2g}.",
-        "Dotted: mean-field theory of the first exponent, for wide nets; without input and at $g < 1$ (sigmoid: at a fixed point) the rate "
-        r"of a single net is ln $\rho$ of its own Jacobian.",
     ]
+    if frame["kind"].eq("theory").any():
+        lines.append(
+            "Dotted: mean-field theory of the first exponent, for wide nets; without input and at $g < 1$ (sigmoid: at a fixed point) "
+            r"the rate of a single net is ln $\rho$ of its own Jacobian."
+        )
     lost = int(frame.loc[frame["kind"] == "spectrum", "nets"].eq(0).sum())
     return lines + ([f"{lost} exponents are minus infinity (lost directions) and not drawn."] if lost else [])
 

@@ -46,7 +46,7 @@ def floss_(
     """That many steps of Adam on `loss`, in place, for the runs where `active` (*runs,); their losses before each, (steps, *runs), float64.
 
     draw: gives x and late of the next step. lr: (*runs,). A run's NaN is its own. Cost of a step: about a QR of n columns and twice that
-    backward, for each time step and sequence: with 2 sequences of 50 steps, n = 10 and 50 units about 5 updates' time.
+    backward, for each time step and sequence: with 2 sequences of 50 steps, n = 10 and 50 units about 8 updates' time.
     """
     adam, grads = optimizers.OPTIMIZERS["adam"], theta.like()
     state, found = adam.state(theta.flat), []

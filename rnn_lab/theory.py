@@ -40,10 +40,9 @@ def log10_bound(eta: ArrayLike, lag: ArrayLike) -> Array:
 
 
 def half_life(slope: ArrayLike) -> Array:
-    """Steps towards the past over which a norm halves, log10(2) / |slope|; slope: decades a step. inf where the norm doesn't shrink."""
-    slope = np.asarray(slope, dtype=float)
-    with np.errstate(divide="ignore"):
-        return np.where(slope >= 0, np.inf, math.log10(2) / np.abs(slope))
+    """Steps over which a norm halves or, where it explodes, doubles: log10(2) / |slope|; slope: decades a step. NaN where that is 0."""
+    slope = np.abs(np.asarray(slope, float))
+    return math.log10(2) / np.where(slope > 0, slope, np.nan)
 
 
 def log10_rho(W: ArrayLike) -> Array:

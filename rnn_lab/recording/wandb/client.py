@@ -14,7 +14,9 @@ from rnn_lab.recording.wandb.payload import MOST_TABLE_ROWS, Summary, chosen, pa
 
 FLUSH_INTERVAL = 0.5  # seconds of rows that the end of all processes may cost; wandb's own 15 lose short runs whole
 INIT_TIMEOUT = 20.0  # seconds; wandb itself adds about five
-CLOSE_TIMEOUT = 2.0  # seconds until a file counts as incomplete: wandb-core writes its tail after `finish` has returned
+CLOSE_TIMEOUT = (
+    10.0  # seconds until a file counts as incomplete: wandb-core writes its tail after `finish` has returned
+)
 ROWS_AT_ONCE = 100
 
 
@@ -102,13 +104,16 @@ class Recording:
 
     def _table(self) -> Any:
         import wandb
+        from wandb.sdk.data_types import table as module
 
         self._follower.rewind()
-        rows = self._follower.rows(self._rows)
-        columns, cells = table(rows, self._series)
-        table_class: Any = wandb.Table
-        table_class.MAX_ROWS = MOST_TABLE_ROWS  # its own 10,000 are of a time before artifacts
-        exact = table_class(columns=columns)
+        columns, cells = table(self._follower.rows(self._rows), self._series)
+        theirs: Any = module
+        theirs._numpy_arrays_to_lists = lambda data: (
+            data
+        )  # looks for arrays in every cell, ten times what the rest takes
+        theirs.Table.MAX_ROWS = MOST_TABLE_ROWS  # its own 10,000 are of a time before artifacts
+        exact: Any = wandb.Table(columns=[*columns])
         exact.data = cells  # given to its constructor, every cell's type is looked at: seconds
         exact.bind_to_run(self._run, "timesteps", "summary")  # bound by the summary, it would be an artifact as well
         return exact

@@ -40,9 +40,10 @@ def random_parameters(
     dtype: torch.dtype = torch.float64,
     gain: float = 1.0,
     seed: int = 0,
+    gates: int = 1,
 ) -> Parameters:
-    """Parameters of (inputs, hidden, outputs), every entry random, biases too; W has spectral radius about `gain`."""
-    theta, rng = Parameters.zeros(runs, *sizes, layers, dtype), np.random.default_rng(seed)
+    """Parameters of (inputs, hidden, outputs), every entry random, biases too; W (each gate's) has spectral radius about `gain`."""
+    theta, rng = Parameters.zeros(runs, *sizes, layers, dtype, gates=gates), np.random.default_rng(seed)
 
     def fill(view: Tensor, std: float) -> None:
         view.copy_(torch.from_numpy(std * rng.standard_normal(view.shape)))

@@ -17,7 +17,8 @@ from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.bptt import Net
 from rnn_lab.kernels.cells import CELLS
 from rnn_lab.kernels.functions import PHI
-from rnn_lab.kernels.program import SERIES, Data, Memory, PerRun, Results, new_memory, program, shape_of
+from rnn_lab.kernels.program import Data, Memory, PerRun, Results, new_memory, program, shape_of
+from rnn_lab.kernels.recursion import SERIES
 from rnn_lab.parameters import Parameters
 
 _UNGATED = (

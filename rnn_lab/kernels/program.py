@@ -14,12 +14,9 @@ from numpy.typing import NDArray
 from rnn_lab.kernels import cells, functions, heads, recursion, scaling, tiles, vectors
 from rnn_lab.kernels.cells import ELMAN, Cell
 from rnn_lab.kernels.functions import JIT
-from rnn_lab.kernels.tiles import PAD, ROWS, number, pointer, product
-from rnn_lab.kernels.vectors import add, copy, fill, inner, padded
-
-# of every (layer, t); a gated cell has gates/saturation in the place of phi_prime/mean, and only the LSTM the last
-SERIES = range(7)
-DE_DH, DELTA, H, OPENNESS, DW, DU, DE_DC = SERIES
+from rnn_lab.kernels.recursion import OPENNESS, H
+from rnn_lab.kernels.tiles import PAD, ROWS, number, pointer
+from rnn_lab.kernels.vectors import add, copy, fill, inner, padded, unpadded
 
 
 class Shape(NamedTuple):
@@ -72,13 +69,17 @@ class Memory(NamedTuple):
     h: Any  # (layers, T + 1, batch, width)
     c: Any  # the same, or empty
     gates: Any  # (layers, T + 1, batch, blocks width); Elman: h
-    delta: Any  # gated cells: gates, else (1, T + 1, batch, width)
+    delta: Any  # gated cells: gates; else a block of steps, (steps, batch, width)
     given: Any  # (L or T, batch, width), immediate_t
     U: Any  # (inputs or hidden, gates width)
     bias: Any  # (gates width,)
     W: Any  # (hidden, gates width)
     WT: Any  # (gates hidden, width)
-    total: Any  # as U, W: sums on their way to dU, dW
+    UT: Any  # the same, of layers above the first
+    dU: Any  # as U, bias, W: sums on their way
+    db: Any
+    dW: Any
+    S: Any  # as dU or dW: one step's summand
     omega_W: Any  # (hidden, width)
     V: Any  # (hidden, wide)
     VT: Any  # (outputs, width)
@@ -86,9 +87,9 @@ class Memory(NamedTuple):
     o: Any  # (L, batch, wide)
     dE_do: Any  # (L, batch, wide)
     d: Any  # (2, batch, width), dE/dh_t and dE/dc_t of one step
-    step: Any  # (batch, blocks width), a copy of one step
+    step: Any  # (steps, batch, blocks width), a copy of a block of steps
     left: Any  # (batch, width or inputs)
-    exponents: Any  # (T + 1, batch)
+    exponents: Any  # (steps, batch), of a block of steps
     given_e: Any  # (T, batch)
     e: Any  # (batch,)
     k: Any  # (2, batch)
@@ -113,12 +114,12 @@ def shape_of(layers: int, T: int, L: int, batch: int, inputs: int, hidden: int, 
 
 
 def new_memory(cell: Cell, shape: Shape, dtype: np.dtype) -> Memory:
-    """(layers + 1) T B H numbers for the Elman cell, (2 layers + 1) T B H leaky, 6 and 5 layers T B H for LSTM and GRU, H
-    padded to `width`; L B H more, T B H if there are several layers.
+    """layers T B H numbers for an Elman net, 2 layers T B H leaky, 6 and 5 layers T B H for LSTM and GRU, H padded; L B H more, or
+    T B H if there are several layers.
     """
     layers, T, L, batch, inputs, hidden, outputs, width, wide = shape
     N, row, rows = cell.gates * width, cell.blocks * width, -(-hidden // ROWS) * ROWS
-    sequence = (layers, T + 1, batch)
+    sequence, block = (layers, T + 1, batch), recursion.steps_in_cache.py_func(cell, batch) * batch
 
     def zeros(*sizes: int) -> NDArray:
         return np.zeros(sizes, dtype)
@@ -132,13 +133,17 @@ def new_memory(cell: Cell, shape: Shape, dtype: np.dtype) -> Memory:
         h=h.ravel(),
         c=zeros(*sequence, width if cell.states > 1 else 0).ravel(),
         gates=gates.ravel(),
-        delta=gates.ravel() if cell.blocks > 1 else zeros((T + 1) * batch * width),
+        delta=gates.ravel() if cell.blocks > 1 else zeros(block * row),
         given=zeros((T if layers > 1 else L) * batch * width),
         U=zeros(max(inputs, rows) * N),
         bias=zeros(N),
         W=zeros(hidden * N),
         WT=zeros(cell.gates * hidden * width),
-        total=zeros(max(inputs, rows) * N),
+        UT=zeros(cell.gates * hidden * width),
+        dU=zeros(max(inputs, rows) * N),
+        db=zeros(N),
+        dW=zeros(rows * N),
+        S=zeros(max(inputs, rows) * N),
         omega_W=zeros(rows * width),
         V=zeros(hidden * wide),
         VT=zeros(outputs * width),
@@ -146,9 +151,9 @@ def new_memory(cell: Cell, shape: Shape, dtype: np.dtype) -> Memory:
         o=zeros(L * batch * wide),
         dE_do=zeros(L * batch * wide),
         d=zeros(2 * batch * width),
-        step=zeros(batch * row),
+        step=zeros(block * row),
         left=zeros(batch * max(width, inputs)),
-        exponents=integers((T + 1) * batch),
+        exponents=integers(block),
         given_e=integers(T * batch),
         e=integers(batch),
         k=integers(2 * batch),
@@ -163,7 +168,8 @@ def new_memory(cell: Cell, shape: Shape, dtype: np.dtype) -> Memory:
 def pointers(m):
     return Memory(
         pointer(m.h, 0), pointer(m.c, 0), pointer(m.gates, 0), pointer(m.delta, 0), pointer(m.given, 0),
-        pointer(m.U, 0), pointer(m.bias, 0), pointer(m.W, 0), pointer(m.WT, 0), pointer(m.total, 0), pointer(m.omega_W, 0),
+        pointer(m.U, 0), pointer(m.bias, 0), pointer(m.W, 0), pointer(m.WT, 0), pointer(m.UT, 0),
+        pointer(m.dU, 0), pointer(m.db, 0), pointer(m.dW, 0), pointer(m.S, 0), pointer(m.omega_W, 0),
         pointer(m.V, 0), pointer(m.VT, 0), pointer(m.dV, 0), pointer(m.o, 0), pointer(m.dE_do, 0), pointer(m.d, 0),
         pointer(m.step, 0), pointer(m.left, 0), pointer(m.exponents, 0), pointer(m.given_e, 0), pointer(m.e, 0),
         pointer(m.k, 0), pointer(m.k_delta, 0), pointer(m.s, 0), pointer(m.s_delta, 0), pointer(m.sums, 0),
@@ -199,48 +205,35 @@ def forward(cell, phi, leak, late, shape, theta, at, layer, inputs, m):
 def backward(cell, phi, leak, late, shape, theta, grad, at, layer, inputs, m, measure, alpha, series, curve):
     """One layer's adjoints and gradients, from m.given, which then is the layer below's; returns Omega."""
     T, L, width, hidden, top = shape.T, shape.L, shape.width, shape.hidden, layer == shape.layers - 1
-    sequence, steps, place = (T + 1) * shape.batch * width, L if top else T, shape.layers * T
-    h, c = pointer(m.h, layer * sequence), pointer(m.c, layer * sequence)
-    gates = pointer(m.gates, layer * sequence * cell.blocks)
-    delta = gates if cell.blocks > 1 else m.delta
-    own = pointer(series, layer * T)
-    dE_dh, log10_delta, dE_dc = own, pointer(own, DELTA * place), pointer(own, DE_DC * place)
+    size, steps, place = shape.batch * width, L if top else T, shape.layers * T
+    h, c = pointer(m.h, layer * (T + 1) * size), pointer(m.c, layer * (T + 1) * size)
+    gates = pointer(m.gates, layer * (T + 1) * size * cell.blocks)
+    delta = pointer(gates, (late + 1) * size * cell.blocks) if cell.blocks > 1 else m.delta
+    dU, dW, db = pointer(grad, at[3 * layer]), pointer(grad, at[3 * layer + 1]), pointer(grad, at[3 * layer + 2])
+    own, above = pointer(series, layer * T), measure and top and L > 1
     padded(pointer(theta, at[3 * layer + 1]), hidden, hidden, cell.gates, 0, True, m.WT, width)
+    if layer > 0:
+        padded(pointer(theta, at[3 * layer]), hidden, hidden, cell.gates, cell.shift, True, m.UT, width)
     if measure:
         recursion.state_series(cell, phi, shape, gates, h, pointer(own, H * place), pointer(own, OPENNESS * place))
+        recursion.nothing_before(late, own, place, curve)
     omega = 0.0
-    for alone in range(1 if measure and top and L > 1 else 0, -1, -1):
+    for alone in range(1 if above else 0, -1, -1):  # E_T's curve first: the other sweep uses up its memory
         omega = recursion.adjoints(
-            cell, phi, leak, late, shape, steps, alone > 0, h, c, gates, m.step if alone > 0 else delta, m, measure, alpha != 0,
-            curve if alone > 0 else dE_dh, log10_delta, dE_dc,
+            cell, phi, leak, late, shape, steps, alone > 0, inputs, layer > 0, h, c, gates, m.step if alone > 0 else delta, m,
+            measure, alpha != 0, curve if alone > 0 else own, own, place,
         )  # fmt: skip
-    if measure:
-        if top and L == 1:
-            copy(dE_dh, curve, T)
-        recursion.summand_series(
-            cell, late, shape, inputs, h, delta, m, pointer(own, DW * place), pointer(own, DU * place)
-        )
-    if layer > 0:
-        send_down(cell, late, shape, pointer(theta, at[3 * layer]), delta, m)
-    recursion.plain(cell, late, shape, delta, m.exponents)
-    dU, dW, db = pointer(grad, at[3 * layer]), pointer(grad, at[3 * layer + 1]), pointer(grad, at[3 * layer + 2])
-    recursion.recurrent_gradient(cell, late, shape, h, delta, m.total, dW)
+    if measure and top and L == 1:
+        copy(own, curve, T)
+    unpadded(m.dW, hidden, hidden, cell.gates, 0, width, dW)
+    unpadded(m.dU, inputs.size, hidden, cell.gates, cell.shift, width, dU)
+    if inputs.one_hot:
+        for symbol in range(inputs.size):
+            add(pointer(m.dU, symbol * cell.gates * width), m.db, cell.gates * width)
+    unpadded(m.db, 1, hidden, cell.gates, cell.shift, width, db)
     if alpha != 0:
         add_omega_gradient(m.omega_W, shape, 4 * alpha / max(m.sums[1], 1.0), dW)
-    recursion.input_gradients(cell, late, shape, inputs, delta, m.total, dU, db)
     return omega
-
-
-@inner
-def send_down(cell, late, shape, U, delta, m):
-    """What the layer below is given: immediate_t = delta_t U^T, with delta's exponents."""
-    T, batch, width, hidden = shape.T, shape.batch, shape.width, shape.hidden
-    row, rows = cell.blocks * width, (T - late) * batch
-    padded(U, hidden, hidden, cell.gates, cell.shift, True, m.WT, width)
-    for gate in range(cell.gates):
-        own, UT = pointer(delta, (late + 1) * batch * row + gate * width), pointer(m.WT, gate * hidden * width)
-        product(own, row, 1, UT, width, pointer(m.given, late * batch * width), width, rows, width, hidden, gate > 0)
-    copy(pointer(m.exponents, batch), m.given_e, T * batch)
 
 
 @inner

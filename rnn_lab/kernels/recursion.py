@@ -13,10 +13,13 @@ from rnn_lab.kernels import cells
 from rnn_lab.kernels.cells import GRU, LEAKY, LSTM
 from rnn_lab.kernels.scaling import LOG10_2, add_immediate, log10_rms, norm_and_exponent, normalise, scale, square_norm
 from rnn_lab.kernels.tiles import PAD, ROWS, pointer, product
-from rnn_lab.kernels.vectors import add, copy, fill, inner, sum_of_squares, unpadded
+from rnn_lab.kernels.vectors import add, copy, fill, inner, sum_of_squares
 
 IN_CACHE = 60  # rows of a block of states and adjoints that share the L1 cache
 TINY = 1e-20  # regularizers.TINY
+# of every (layer, t); a gated cell has gates/saturation in the place of phi_prime/mean, and only the LSTM the last
+SERIES = range(7)
+DE_DH, DELTA, H, OPENNESS, DW, DU, DE_DC = SERIES
 
 
 @inner
@@ -53,40 +56,25 @@ def send_back(cell, shape, delta, WT, d):
 
 @inner
 def adjoints(
-    cell,
-    phi,
-    leak,
-    late,
-    shape,
-    steps,
-    alone,
-    h,
-    c,
-    gates,
-    delta,
-    memory,
-    measure,
-    regularised,
-    dE_dh,
-    log10_delta,
-    dE_dc,
-):
-    """dE/dh_t (and dE/dc_t) and delta_t, last step first (bptt, cells: scaled adjoints); returns Omega if it is measured or regularised.
+    cell, phi, leak, late, shape, steps, alone, inputs, below, h, c, gates, delta, memory, measure, regularised, dE_dh, series, place
+):  # fmt: skip
+    """dE/dh_t (and dE/dc_t), delta_t and what follows from them, last step first (bptt, cells: scaled adjoints); returns Omega if it is
+    measured or regularised.
 
-    memory.given: immediate_t of the last `steps` steps, used up.  alone: of E_T only; nothing but log10 ||dE_dh|| is kept, and `delta` is
-    the memory of one step.  Fills the mantissas `delta` and memory.exponents, and memory.omega_W (`omega_step`).
+    memory.given: immediate_t of the last `steps` steps, used up; with a layer `below` it ends as that layer's.  alone: of E_T only, nothing
+    but log10 ||dE_dh|| is kept.  delta: mantissas of the block of steps at hand (gated cells: in the memory of the gates).
+    Fills memory.dW, .dU, .db and .omega_W (`omega_step`); series: of this layer, `place` entries apart.
     """
     T, batch, width, hidden = shape.T, shape.batch, shape.width, shape.hidden
-    size, row, to_norm = batch * width, cell.blocks * width, math.log10(batch)
-    step = 0 if alone else batch * row
+    size, row, to_norm, gated = batch * width, cell.blocks * width, math.log10(batch), cell.blocks > 1
+    block = steps_in_cache(cell, batch)
+    ring = 1 if alone else (T if gated else block)
     d, e, s, k = memory.d, memory.e, memory.s, memory.k
-    omega, sums = (measure or regularised) and cell.blocks == 1 and not alone, memory.sums
+    omega, sums = (measure or regularised) and not gated and not alone, memory.sums
     fill(sums, 0, 2)
-    if regularised:
-        fill(memory.omega_W, 0, -(-hidden // ROWS) * ROWS * width)
-    if measure:
-        for t in range(late):
-            dE_dh[t], log10_delta[t], dE_dc[t] = -math.inf, -math.inf, -math.inf
+    if not alone:
+        clear_sums(cell, shape, inputs, regularised, memory)
+    own = delta
     for t in range(T, late, -1):
         z, h_t, c_t = pointer(gates, t * batch * row), pointer(h, t * size), pointer(c, t * size)
         l = t - 1 - (T - steps)  # noqa: E741
@@ -95,9 +83,9 @@ def adjoints(
             fill(pointer(d, size), 0, size)
             copy(pointer(memory.given_e, l * batch), e, batch)
         else:
-            send_back(cell, shape, pointer(delta, (t + 1) * step), memory.WT, d)
+            send_back(cell, shape, own, memory.WT, d)
             if omega:
-                omega_step(shape, pointer(delta, (t + 1) * step), regularised, memory)
+                omega_step(shape, own, regularised, memory)
             if l >= 0 and not alone:
                 given = pointer(memory.given, l * size)
                 add_immediate(d, cell.states, batch, width, e, given, pointer(memory.given_e, l * batch))
@@ -106,22 +94,38 @@ def adjoints(
         normalise(d, cell.states, batch, hidden, width, e, s, k)
         if measure:
             dE_dh[t - 1] = log10_rms(s, k, e, batch) + to_norm
-            if cell.kind == LSTM:
-                dE_dc[t - 1] = log10_rms(pointer(s, batch), pointer(k, batch), e, batch) + to_norm
-        if not alone:
-            copy(e, pointer(memory.exponents, t * batch), batch)
-        elif cell.blocks > 1:
+        if alone and gated:
             copy(z, delta, batch * row)
-        own = pointer(delta, t * step)
+        own = pointer(delta, ((t - late - 1) % ring) * batch * row)
         cells.backward(cell, phi, leak, d, z, own, h_t, c_t, batch, width)
-        if measure and not alone:
-            for n in range(batch):
-                memory.s_delta[n], memory.k_delta[n] = square_norm(pointer(own, n * row), cell.gates, hidden, width)
-            log10_delta[t - 1] = log10_rms(memory.s_delta, memory.k_delta, e, batch) + to_norm
+        if alone:
+            continue
+        copy(e, pointer(memory.exponents, ((t - late - 1) % block) * batch), batch)
+        if measure:
+            if cell.kind == LSTM:
+                series[DE_DC * place + t - 1] = log10_rms(pointer(s, batch), pointer(k, batch), e, batch) + to_norm
+            step_series(cell, shape, inputs, pointer(h_t, -size), own, t, memory, pointer(series, t - 1), place)
+        if (t - late - 1) % block == 0:
+            gradients(cell, shape, inputs, below, pointer(h_t, -size), own, t, min(block, T + 1 - t), memory)
     if omega and late < T:
-        send_back(cell, shape, pointer(delta, (late + 1) * step), memory.WT, d)
-        omega_step(shape, pointer(delta, (late + 1) * step), regularised, memory)
+        send_back(cell, shape, own, memory.WT, d)
+        omega_step(shape, own, regularised, memory)
     return sums[0] / max(sums[1], 1.0)
+
+
+@inner
+def steps_in_cache(cell, batch):
+    return max(1, IN_CACHE // (batch * cell.blocks))
+
+
+@inner
+def clear_sums(cell, shape, inputs, regularised, memory):
+    N, rows = cell.gates * shape.width, -(-shape.hidden // ROWS) * ROWS
+    fill(memory.dW, 0, rows * N)
+    fill(memory.dU, 0, inputs.size * N)
+    fill(memory.db, 0, N)
+    if regularised:
+        fill(memory.omega_W, 0, rows * shape.width)
 
 
 @inner
@@ -149,57 +153,49 @@ def omega_step(shape, delta, regularised, memory):
 
 
 @inner
-def plain(cell, late, shape, delta, exponents):
-    """Mantissas -> plain floats, with whatever they under- or overflow to."""
-    row = cell.blocks * shape.width
-    for m in range((late + 1) * shape.batch, (shape.T + 1) * shape.batch):
-        if exponents[m] != 0:
-            scale(pointer(delta, m * row), exponents[m], row)
-
-
-@inner
-def recurrent_gradient(cell, late, shape, h, delta, total, dW):
-    """dE/dW = sum_t h_{t-1}^T delta_t (the GRU's delta of h_{t-1} W)."""
-    batch, width, hidden = shape.batch, shape.width, shape.hidden
-    row, N, rows = cell.blocks * width, cell.gates * width, -(-hidden // ROWS) * ROWS
-    steps = max(1, IN_CACHE // (batch * cell.blocks))
-    fill(total, 0, rows * N)
-    for t in range(late + 1, shape.T + 1, steps):
-        K, own = min(steps, shape.T + 1 - t) * batch, pointer(delta, t * batch * row + cell.first_W * width)
-        product(pointer(h, (t - 1) * batch * width), 1, width, own, row, total, N, rows, N, K, True)
-    unpadded(total, hidden, hidden, cell.gates, 0, width, dW)
-
-
-@inner
-def input_gradients(cell, late, shape, inputs, delta, total, dU, db):
-    """dE/dU = sum_t x_t^T delta_t and dE/db = sum_t delta_t."""
-    batch, width, hidden = shape.batch, shape.width, shape.hidden
-    row, N, stride = cell.blocks * width, cell.gates * width, inputs.stride
-    fill(total, 0, inputs.size * N)
+def gradients(cell, shape, inputs, below, before, delta, t, steps, memory):
+    """Of `steps` steps from t on: dW += h_{t-1}^T delta_t (the GRU's delta of h_{t-1} W), dU += x_t^T delta_t, db += delta_t, as plain
+    floats, with whatever they under- or overflow to; and what the layer `below` is given, delta_t U^T, with delta's exponents.
+    """
+    batch, width, hidden, row, N = (
+        shape.batch,
+        shape.width,
+        shape.hidden,
+        cell.blocks * shape.width,
+        cell.gates * shape.width,
+    )
+    rows, e = steps * batch, memory.exponents
+    if below:
+        for gate in range(cell.gates):
+            own, UT = pointer(delta, gate * width), pointer(memory.UT, gate * hidden * width)
+            to = pointer(memory.given, (t - 1) * batch * width)
+            product(own, row, 1, UT, width, to, width, rows, width, hidden, gate > 0)
+        copy(e, pointer(memory.given_e, (t - 1) * batch), rows)
+    plain, scaled = delta, False
+    for m in range(rows):
+        scaled = scaled or e[m] != 0
+    if scaled:
+        plain = memory.step
+        copy(delta, plain, rows * row)
+        for m in range(rows):
+            if e[m] != 0:
+                scale(pointer(plain, m * row), e[m], row)
+    own, size = pointer(plain, cell.first_W * width), -(-hidden // ROWS) * ROWS
+    product(before, 1, width, own, row, memory.dW, N, size, N, rows, True)
     if inputs.one_hot:
-        for t in range(late + 1, shape.T + 1):
-            add_by_symbol(inputs, t, batch, pointer(delta, t * batch * row), row, N, total)
+        add_by_symbol(shape, inputs, t, rows, plain, row, N, memory.dU)
     else:
-        steps = max(1, IN_CACHE // (batch * cell.blocks))
-        for t in range(late + 1, shape.T + 1, steps):
-            K, own = min(steps, shape.T + 1 - t) * batch, pointer(delta, t * batch * row)
-            product(pointer(inputs.x, (t - 1) * batch * stride), 1, stride, own, row, total, N, inputs.size, N, K, True)
-    unpadded(total, inputs.size, hidden, cell.gates, cell.shift, width, dU)
-    if inputs.one_hot:
-        for symbol in range(1, inputs.size):
-            add(pointer(total, symbol * N), total, N)
-    else:
-        fill(total, 0, N)
-        for m in range((late + 1) * batch, (shape.T + 1) * batch):
-            add(pointer(delta, m * row), total, N)
-    unpadded(total, 1, hidden, cell.gates, cell.shift, width, db)
+        x_t = pointer(inputs.x, (t - 1) * batch * inputs.stride)
+        product(x_t, 1, inputs.stride, plain, row, memory.dU, N, inputs.size, N, rows, True)
+        for m in range(rows):
+            add(pointer(plain, m * row), memory.db, N)
 
 
 @inner
-def add_by_symbol(inputs, t, batch, delta, row, N, total):
-    """total[symbol] += delta_t of every example that reads this symbol."""
-    for n in range(batch):
-        add(pointer(delta, n * row), pointer(total, inputs.symbols[(t - 1) * batch + n] * N), N)
+def add_by_symbol(shape, inputs, t, rows, delta, row, N, total):
+    """total[symbol] += delta of every example that reads this symbol, `rows` of them from step t on."""
+    for m in range(rows):
+        add(pointer(delta, m * row), pointer(total, inputs.symbols[(t - 1) * shape.batch + m] * N), N)
 
 
 @inner
@@ -217,6 +213,15 @@ def state_series(cell, phi, shape, gates, h, h_norm, openness):
                 total += cells.phi_prime_sum(pointer(gates, m * row), phi, hidden)
         h_norm[t - 1] = math.sqrt(square / batch)
         openness[t - 1] = total / (batch * hidden)
+
+
+@inner
+def nothing_before(late, series, place, curve):
+    """No adjoint reaches the steps that a run sits out: log10 norms are -inf there."""
+    for t in range(late):
+        curve[t] = -math.inf
+        for n in (DE_DH, DELTA, DW, DU, DE_DC):
+            series[n * place + t] = -math.inf
 
 
 @inner
@@ -240,40 +245,42 @@ def log10_summand(S, rows, gates, hidden, width, k):
 
 
 @inner
-def one_scale(cell, shape, delta, exponents, memory):
-    """A copy in memory.step of all examples' delta_t with one exponent, which it returns."""
-    batch, width, row = shape.batch, shape.width, cell.blocks * shape.width
-    most, some = 0, False
+def one_scale(cell, shape, delta, memory):
+    """(delta_t of all examples with one exponent, that exponent): in `delta` itself if they have one, else in memory.step."""
+    batch, row, s, k, e = shape.batch, cell.blocks * shape.width, memory.s_delta, memory.k_delta, memory.e
+    most, some, same = 0, False, True
     for n in range(batch):
-        s, own = square_norm(pointer(delta, n * row), cell.blocks, shape.hidden, width)
-        if s != 0 and (not some or own + exponents[n] > most):
-            most, some = own + exponents[n], True
+        if s[n] != 0 and (not some or k[n] + e[n] > most):
+            most, some = k[n] + e[n], True
+    for n in range(batch):
+        same = same and e[n] == most
+    if same:
+        return delta, most
     copy(delta, memory.step, batch * row)
     for n in range(batch):
-        if exponents[n] != most:
-            scale(pointer(memory.step, n * row), exponents[n] - most, row)
-    return most
+        if e[n] != most:
+            scale(pointer(memory.step, n * row), e[n] - most, row)
+    return memory.step, most
 
 
 @inner
-def summand_series(cell, late, shape, inputs, h, delta, memory, log10_dW, log10_dU):
-    """log10 of ||h_{t-1}^T delta_t|| and ||x_t^T delta_t|| at each t, from mantissas (probes.summands): the products themselves."""
+def step_series(cell, shape, inputs, before, delta, t, memory, series, place):
+    """log10 of the norms of delta_t, h_{t-1}^T delta_t and x_t^T delta_t, from mantissas (probes.adjoints, probes.summands)."""
     batch, width, hidden = shape.batch, shape.width, shape.hidden
-    row, N, rows, D, S = cell.blocks * width, cell.gates * width, -(-hidden // ROWS) * ROWS, memory.step, memory.total
-    for t in range(late):
-        log10_dW[t], log10_dU[t] = -math.inf, -math.inf
-    for t in range(late + 1, shape.T + 1):
-        own = pointer(delta, t * batch * row)
-        most = one_scale(cell, shape, own, pointer(memory.exponents, t * batch), memory)
-        before, k = mantissas(pointer(h, (t - 1) * batch * width), batch, hidden, width, memory.left)
-        product(before, 1, width, pointer(D, cell.first_W * width), row, S, N, rows, N, batch, False)
-        log10_dW[t - 1] = log10_summand(S, hidden, cell.gates, hidden, width, k + most)
-        if inputs.one_hot:
-            fill(S, 0, inputs.size * N)
-            add_by_symbol(inputs, t, batch, D, row, N, S)
-            k = 0
-        else:
-            x_t = pointer(inputs.x, (t - 1) * batch * inputs.stride)
-            x_t, k = mantissas(x_t, batch, inputs.size, inputs.stride, memory.left)
-            product(x_t, 1, inputs.stride, D, row, S, N, inputs.size, N, batch, False)
-        log10_dU[t - 1] = log10_summand(S, inputs.size, cell.gates, hidden, width, k + most)
+    row, N, rows, S = cell.blocks * width, cell.gates * width, -(-hidden // ROWS) * ROWS, memory.S
+    for n in range(batch):
+        memory.s_delta[n], memory.k_delta[n] = square_norm(pointer(delta, n * row), cell.gates, hidden, width)
+    series[DELTA * place] = log10_rms(memory.s_delta, memory.k_delta, memory.e, batch) + math.log10(batch)
+    D, most = one_scale(cell, shape, delta, memory)
+    h, k = mantissas(before, batch, hidden, width, memory.left)
+    product(h, 1, width, pointer(D, cell.first_W * width), row, S, N, rows, N, batch, False)
+    series[DW * place] = log10_summand(S, hidden, cell.gates, hidden, width, k + most)
+    k = 0
+    if inputs.one_hot:
+        fill(S, 0, inputs.size * N)
+        add_by_symbol(shape, inputs, t, batch, D, row, N, S)
+    else:
+        x_t = pointer(inputs.x, (t - 1) * batch * inputs.stride)
+        x_t, k = mantissas(x_t, batch, inputs.size, inputs.stride, memory.left)
+        product(x_t, 1, inputs.stride, D, row, S, N, inputs.size, N, batch, False)
+    series[DU * place] = log10_summand(S, inputs.size, cell.gates, hidden, width, k + most)

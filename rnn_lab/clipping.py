@@ -80,6 +80,14 @@ class History:
         self.low: list[list[float]] = [[] for _ in range(runs)]
         self.high: list[list[float]] = [[] for _ in range(runs)]
 
+    def of(self, run: int) -> list[float]:
+        """All norms of a run so far; `put` takes them back."""
+        return [-size for size in self.low[run]] + self.high[run]
+
+    def put(self, run: int, sizes: list[float]) -> None:
+        """Replaces what a run remembers."""
+        self.low[run], self.high[run] = [], sorted(sizes)
+
     def percentile(self, size: Tensor, p: Tensor) -> Tensor:
         """Remembers the norms `size` (*runs,), where finite, and gives the p-th percentile, 0..100, of all so far; inf if there is none.
 

@@ -36,6 +36,7 @@ def at_least(least: int) -> Rule:
 
 POSITIVE = Rule(lambda v: math.isfinite(v) and v > 0, "a finite number > 0")
 NOT_NEGATIVE = Rule(lambda v: math.isfinite(v) and v >= 0, "a finite number >= 0")
+YES_OR_NO = Rule(lambda v: isinstance(v, bool), "true or false")
 DECAY = Rule(lambda v: 0 <= v < 1, "a number >= 0 and < 1")
 SEED = Rule(lambda v: 0 <= v < 2**63, "a whole number from 0 to 2^63 - 1")
 SWEEP = Rule(
@@ -71,7 +72,7 @@ class Task:
     length: int = static(100, at_least(1))
     length_range: list[int] | None = static(None, RANGE)  # noqa: RUF009
     positions: int = static(5, at_least(1))
-    values: int = static(2, at_least(2))
+    values: int = static(2, Rule(lambda v: 2 <= v <= 254, "a whole number from 2 to 254"))  # symbols are bytes
     reduction: str = static("mean", one_of("mean", "sum"))
 
 
@@ -129,6 +130,7 @@ class Training:
     device: str = static("cpu", Rule(lambda v: re.fullmatch(r"cpu|cuda(:\d+)?", v) is not None, "cpu, cuda or cuda:N"))
     truncation: int | None = static(None, or_null(at_least(1)))
     kernel: str = static("auto", one_of("auto", "reference", "numba"))
+    stop_when_solved: bool = static(False, YES_OR_NO)
 
 
 @dataclass
@@ -246,6 +248,8 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
             found.append(f"preset={config.preset} sets {key}: give one of the two")
     if config.regularizer.name == "omega" and config.training.truncation is not None:
         found.append(f"training.truncation={config.training.truncation}: regularizer=omega needs full BPTT, null")
+    if config.training.stop_when_solved and config.eval.every is None:
+        found.append("training.stop_when_solved=True: needs eval.every, the updates between two evaluations")
     if config.training.kernel == "numba":
         from rnn_lab import kernels
 
@@ -289,6 +293,7 @@ def _without_effect(config: Config) -> set[str]:
         "optimizer.epsilon": config.optimizer.name not in ("rmsprop", "adam"),
         "probe.smoothness_every": config.probe.smoothness_every is None,
         "training.truncation": config.training.truncation is None,
+        "training.stop_when_solved": not config.training.stop_when_solved,
         "init.links": init.name != "sparse",
         "init.scale": init.std is not None,
         "init.input_scale": init.input_std is not None,

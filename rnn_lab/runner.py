@@ -136,3 +136,5 @@ def _record(snapshot: Snapshot, recorders: list[Recorder]) -> None:
         scalars = {name: float(values[run]) for name, values in snapshot.scalars.items()}
         timesteps = {name: values[run][..., snapshot.late[run] :] for name, values in snapshot.timesteps.items()}
         recorders[run].log(Row(snapshot.step, scalars, timesteps), bool(snapshot.diverged[run]))
+        if snapshot.solved[run]:
+            recorders[run].finish("completed")

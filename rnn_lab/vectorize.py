@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,36 +90,71 @@ def stack_parameters(configs: list[Config], task: Task, rngs: list[Rng], dtype: 
 
 
 class MiniBatches:
-    """The runs' mini-batches, each from its own generator: x (runs, T, batch, inputs) and y (runs, L, batch, ...), reused buffers.
+    """The runs' mini-batches, each from its own generator, drawn a block at a time.
 
-    late: how many of the T steps come before each run's own first, in the mini-batch drawn last, (runs,); None: none in any run.
+    x: a block, symbols of one-hot inputs (runs, BLOCK, T, batch) as uint8, or numbers (runs, BLOCK, T, batch, inputs).
+    y: its targets (runs, BLOCK, L, batch, ...).  drawn: how many mini-batches there have been.
+    late: how many of the T steps come before each run's own first, (runs,); None: none in any run.
     """
 
+    x: NDArray
+    y: NDArray
+
     def __init__(self, task: Task, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str):
-        self.task, self.rngs, self.batch_size = task, rngs, batch_size
-        self.x = torch.zeros(len(rngs), task.steps, batch_size, task.inputs, dtype=dtype, device=device)
-        self.y: Tensor | None = None
-        self.late: Tensor | None = None
-        self._blocks: list[tuple[NDArray, NDArray]] = []
-        self._lengths: list[NDArray | None] = []
-        self._next = BLOCK
+        self.task, self.batch_size, self.drawn, self.late = task, batch_size, 0, None
+        self._rngs, self._device, self._numbers = rngs, device, torch.zeros((), dtype=dtype).numpy().dtype
+        self._states = [dict(rng.bit_generator.state) for rng in rngs]  # at the beginning of the block
+        self._late = np.zeros((len(rngs), BLOCK), np.int64)
+        self._one_hot = torch.zeros(len(rngs), task.steps, batch_size, task.inputs, dtype=dtype, device=device)
+
+    @property
+    def k(self) -> int:
+        """Which mini-batch of the block is at hand."""
+        return (self.drawn - 1) % BLOCK
+
+    def advance(self) -> None:
+        """On to every run's next mini-batch."""
+        self.drawn += 1
+        if self.k == 0:
+            self._draw_block()
+        late = self._late[:, self.k]
+        self.late = torch.from_numpy(late.copy()).to(self._device) if late.any() else None
+
+    def _draw_block(self) -> None:
+        self._states = [dict(rng.bit_generator.state) for rng in self._rngs]
+        drawn = []
+        for run, rng in enumerate(self._rngs):
+            lengths = self.task.lengths(rng, BLOCK)
+            self._late[run] = 0 if lengths is None else self.task.steps - lengths
+            drawn.append([self._as_numbers(z) for z in self.task.draw(rng, BLOCK, self.batch_size, lengths)])
+        self.x, self.y = (np.stack(z) for z in zip(*drawn, strict=True))
+
+    def _as_numbers(self, z: NDArray) -> NDArray:
+        return z.astype(self._numbers, copy=False) if z.dtype.kind == "f" else z
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """The mini-batch at hand: x (runs, T, batch, inputs), which the next call overwrites, and y (runs, L, batch, ...)."""
+        x = torch.from_numpy(self.x[:, self.k]).to(self._device)
+        if x.dtype == torch.uint8:
+            x = self._one_hot.zero_().scatter_(-1, x.long().unsqueeze(-1), 1)
+        return x, torch.from_numpy(self.y[:, self.k]).to(self._device)
 
     def draw(self) -> tuple[Tensor, Tensor]:
-        """The next mini-batch of every run."""
-        if self._next == BLOCK:
-            self._lengths = [self.task.lengths(rng, BLOCK) for rng in self.rngs]
-            self._blocks = [
-                self.task.sample(rng, BLOCK, self.batch_size, lengths)
-                for rng, lengths in zip(self.rngs, self._lengths, strict=True)
-            ]
-            self._next = 0
-        k, self._next = self._next, self._next + 1
-        for run, (x, _) in enumerate(self._blocks):
-            self.x[run].copy_(torch.from_numpy(x[k]))
-        late = [0 if lengths is None else self.task.steps - int(lengths[k]) for lengths in self._lengths]
-        self.late = torch.tensor(late, device=self.x.device) if any(late) else None
-        y = torch.from_numpy(np.stack([y[k] for _, y in self._blocks]))
-        return self.x, y.to(self.x.device) if y.dtype == torch.int64 else y.to(self.x)
+        """The next mini-batch of every run, as `tensors` gives it."""
+        self.advance()
+        return self.tensors()
+
+    def state(self) -> list[dict[str, Any]]:
+        """Where each run's generator stood when the block at hand began: with `drawn`, all that `restore` needs."""
+        return self._states
+
+    def restore(self, states: list[dict[str, Any]], drawn: int) -> None:
+        """Goes (back) to where `drawn` mini-batches have been drawn; the next one is the one that followed then."""
+        for rng, state in zip(self._rngs, states, strict=True):
+            rng.bit_generator.state = state
+        if drawn:
+            self._draw_block()
+        self.drawn = drawn
 
 
 def per_run(values: list[float], device: str) -> Tensor:

@@ -239,6 +239,7 @@ OTHER = {  # another legal value of each key, and what must stand beside it for 
     "eval.sequences": (99, {"eval__every": 5}),
     "eval.lengths": ([30], {"eval__every": 5}),
     "training.truncation": 10,
+    "training.stop_when_solved": True,
     "training.kernel": "numba",
     "probe.spectrum_every": 7,
     "probe.smoothness_every": 7,

@@ -359,3 +359,23 @@ def test_two_layers_train_and_report_both():
     for series in TIMESTEP_SERIES:
         assert rows[-1].timesteps[series].shape == (2, 10)
     assert np.isfinite(rows[-1].timesteps["dE_dh/log10_norm"]).all()
+
+
+def test_a_run_may_stop_when_it_has_solved_its_task():
+    """At its first evaluation below 1 %; what it recorded until then is what it records otherwise, and its neighbours go on."""
+    easy = {"task.name": "memorization", "task.length": 1, "task.positions": 1, "optimizer.name": "adam"}
+    easy |= {"training.updates": 60, "eval.every": 10, "eval.sequences": 100, "optimizer.lr": 0.02}
+    on = [
+        make_config(easy | {"seed": 1, "training.stop_when_solved": True}),
+        make_config(easy | {"seed": 1, "optimizer.lr": 0.0, "training.stop_when_solved": True}),
+    ]
+    off = [make_config(easy | {"seed": 1}), make_config(easy | {"seed": 1, "optimizer.lr": 0.0})]
+    (solved, unsolved), (whole, other) = records(on), records(off)
+    errors = {r.step: r.scalars["eval/error"] for r in whole if "eval/error" in r.scalars}
+    ends = min(step for step, error in errors.items() if error < 0.01)
+    assert 0 < ends < 60
+    assert [r.step for r in solved] == [r.step for r in whole if r.step <= ends]
+    assert all(a.scalars.items() >= b.scalars.items() for a, b in zip(solved, whole, strict=False))
+    assert "W/rho" in solved[-1].scalars
+    assert [r.scalars for r in unsolved] == [r.scalars for r in other]
+    assert unsolved[-1].step == 60

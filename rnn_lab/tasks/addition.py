@@ -43,7 +43,7 @@ class Addition(Task):
     def target(self, a: NDArray, b: NDArray) -> NDArray:
         return (a + b) / 2
 
-    def sample(
+    def draw(
         self, rng: np.random.Generator, batches: int, batch_size: int, lengths: NDArray | None = None
     ) -> tuple[NDArray, NDArray]:
         l = per_batch(lengths, self.steps)  # noqa: E741

@@ -60,13 +60,21 @@ class Task(ABC):
         return rng.integers(self.length, self.longest + 1, size=batches)
 
     @abstractmethod
-    def sample(
+    def draw(
         self, rng: np.random.Generator, batches: int, batch_size: int, lengths: NDArray | None = None
     ) -> tuple[NDArray, NDArray]:
-        """x (batches, T, batch, inputs), one-hot as uint8 or real as float32, and the targets y (batches, loss_steps, batch[, outputs]).
+        """x, the symbols of one-hot inputs (batches, T, batch) as uint8 or numbers (batches, T, batch, inputs) as float32, and the
+        targets y (batches, loss_steps, batch[, outputs]).
 
         lengths: the true length of each mini-batch; None: T.
         """
+
+    def sample(
+        self, rng: np.random.Generator, batches: int, batch_size: int, lengths: NDArray | None = None
+    ) -> tuple[NDArray, NDArray]:
+        """The same with x as the net sees it, (batches, T, batch, inputs): symbols one-hot, as uint8."""
+        x, y = self.draw(rng, batches, batch_size, lengths)
+        return (np.eye(self.inputs, dtype=np.uint8)[x] if x.dtype == np.uint8 else x), y
 
     def baseline_of(self, reduction: str) -> Baseline:
         """The baseline with its loss reduced over the steps like the objective: "mean" or "sum"."""

@@ -59,15 +59,15 @@ class Memorization(Task):
             drawn[..., : copies * number] = np.tile(every, (copies, 1)).T
         return drawn
 
-    def sample(
+    def draw(
         self, rng: np.random.Generator, batches: int, batch_size: int, lengths: NDArray | None = None
     ) -> tuple[NDArray, NDArray]:
         T, blank, cue = self.steps, self.values, self.values + 1
         pattern, recall = self.patterns(rng, batches, batch_size), T - self.positions
-        x = np.full((batches, T, batch_size), blank)
+        x = np.full((batches, T, batch_size), blank, dtype=np.uint8)
         late = np.zeros(batches, int) if lengths is None else T - lengths
         np.put_along_axis(x, late[:, None, None] + np.arange(self.positions)[:, None], pattern, axis=1)
         x[:, recall - self.cue_before_recall] = cue
         y = np.full((batches, T, batch_size), blank)
         y[:, recall:] = pattern
-        return np.eye(self.inputs, dtype=np.uint8)[x], y
+        return x, y

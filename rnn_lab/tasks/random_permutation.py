@@ -29,11 +29,11 @@ class RandomPermutation(Task):
     loss = staticmethod(softmax_cross_entropy)
     baseline = Baseline(loss=math.log(2), error=0.5, smallest_error=0.5)
 
-    def sample(
+    def draw(
         self, rng: np.random.Generator, batches: int, batch_size: int, lengths: NDArray | None = None
     ) -> tuple[NDArray, NDArray]:
         symbols = rng.integers(KEYS, SYMBOLS, size=(batches, self.steps, batch_size), dtype=np.uint8)
         key = rng.integers(KEYS, size=(batches, 1, batch_size))
         first = self.steps - per_batch(lengths, self.steps)
         np.put_along_axis(symbols, np.broadcast_to(first, key.shape), key.astype(np.uint8), axis=1)
-        return np.eye(SYMBOLS, dtype=np.uint8)[symbols], key
+        return symbols, key

@@ -28,7 +28,7 @@ class TemporalOrder3Bit(Task):
     loss = staticmethod(softmax_cross_entropy)
     baseline = Baseline(loss=math.log(8), error=0.875, smallest_error=0.875)
 
-    def sample(
+    def draw(
         self, rng: np.random.Generator, batches: int, batch_size: int, lengths: NDArray | None = None
     ) -> tuple[NDArray, NDArray]:
         L = per_batch(lengths, self.steps)
@@ -38,4 +38,4 @@ class TemporalOrder3Bit(Task):
         for start, bit in zip((w, 3 * L // 10, 6 * L // 10), v, strict=True):
             place = late + start + rng.integers(w, size=(batches, 1, batch_size))
             np.put_along_axis(symbols, place, (A + bit).astype(np.uint8), axis=1)
-        return np.eye(self.inputs, dtype=np.uint8)[symbols], v[0] + 2 * v[1] + 4 * v[2]
+        return symbols, v[0] + 2 * v[1] + 4 * v[2]

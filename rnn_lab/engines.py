@@ -1,0 +1,119 @@
+"""What computes a program's gradients: the reference in PyTorch (any device, the one to read), or a fused kernel that tests hold to it.
+
+An engine works on the mini-batch at hand of `batches`, at the parameters `theta`, which it reads anew each time.
+"""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rnn_lab import bptt, probes, regularizers
+from rnn_lab.config import Config
+from rnn_lab.parameters import Parameters
+from rnn_lab.vectorize import MiniBatches
+
+
+class Engine(Protocol):
+    """Objective, gradients and measurements of R runs."""
+
+    grads: Parameters  # what the clip sees: of the objective and, where it is on, of alpha Omega
+
+    def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
+        """The objective (R,) and the outputs of the last L steps (R, L, batch, outputs); fills `grads`. measure: `measured` will follow."""
+        ...
+
+    def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Scalars (R,) and series through time (R, layers, T) of the last `gradients`; dearer where that was not told to measure."""
+        ...
+
+
+class Reference:
+    """bptt on the program as a whole. alpha: (R,), of Omega; None: off.  truncation: K of truncated BPTT; None: full."""
+
+    def __init__(
+        self,
+        theta: Parameters,
+        net: bptt.Net,
+        batches: MiniBatches,
+        alpha: Tensor | None = None,
+        truncation: int | None = None,
+    ):
+        self.grads, self._full = theta.like(), theta.like()  # full: dE/dtheta of full BPTT, where measured
+        self._theta, self._net, self._batches, self._alpha, self._truncation = theta, net, batches, alpha, truncation
+        self._buffers = bptt.Buffers(theta, batches.task.steps, batches.batch_size, keep_dE_dh=alpha is not None)
+        self._adjoints: bptt.ScaledAdjoints | None = None
+        self._omega: Tensor | None = None
+
+    def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
+        theta, net, buffers, grads = self._theta, self._net, self._buffers, self.grads
+        (self._x, y), buffers.late = self._batches.tensors(), self._batches.late
+        o = bptt.forward(theta, self._x, net, buffers)
+        loss, self._dE_do = bptt.objective(o, y, net, buffers.late)
+        self._adjoints = self._backward_scaled() if measure else None
+        if self._truncation is not None:
+            bptt.truncated_backward(theta, self._x, self._dE_do, net, buffers, grads, self._truncation)
+        elif measure:
+            grads.flat.copy_(self._full.flat)
+        else:
+            bptt.backward(theta, self._x, self._dE_do, net, buffers, grads)
+        if self._alpha is not None:
+            self._omega = regularizers.add_omega_gradient_(theta, buffers, self._alpha, grads)
+        return loss, o
+
+    def _backward_scaled(self) -> bptt.ScaledAdjoints:
+        return bptt.scaled_backward(self._theta, self._x, self._dE_do, self._net, self._buffers, self._full)
+
+    def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        adjoints, buffers = self._adjoints or self._backward_scaled(), self._buffers
+        timesteps = {
+            "dE_dh/log10_norm": probes.log10_norms(adjoints.dE_dh),
+            "delta/log10_norm": probes.log10_norms(adjoints.delta),
+            "h/norm": probes.h_norm(buffers.h),
+            "phi_prime/mean": probes.phi_prime_mean(buffers.h, self._net.phi),
+            **probes.summand_series(self._x, buffers.h, adjoints.delta),
+        }
+        curve = timesteps["dE_dh/log10_norm"]
+        if self._net.loss_steps > 1:  # the slope is that of E_T alone
+            last = bptt.scaled_adjoints(self._theta, self._dE_do[..., -1:, :, :], self._net, buffers)
+            curve = probes.log10_norms(last.dE_dh)
+        scalars = {"dE_dh/slope": probes.slope(curve[..., -1, :])}
+        scalars["omega"] = regularizers.net_omega(self._theta, adjoints) if self._omega is None else self._omega
+        if self._truncation is not None:
+            scalars |= probes.truncation_scalars(self._full.flat, self.grads.flat)
+        return scalars, timesteps
+
+
+class Fused:
+    """The Numba kernel, a run at a time, runs over all cores; what it does not measure, the reference does."""
+
+    def __init__(self, theta: Parameters, net: bptt.Net, batches: MiniBatches):
+        from rnn_lab.kernels.engine import Program  # imports Numba, half a second
+
+        self._program = Program(theta, net, batches.task.steps, batches.batch_size)
+        self.grads = self._program.grads
+        self._net, self._batches, self._reference = net, batches, Reference(theta, net, batches)
+
+    def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
+        batches = self._batches
+        return self._program(batches.x, batches.y, batches.k, False, *self._own_lengths())
+
+    def _own_lengths(self) -> tuple[NDArray | None, NDArray | None]:
+        """The steps that each run sits out, and its weight of one E_t."""
+        late = self._batches.late
+        if late is None:
+            return None, None
+        weight = np.asarray(self._net.weight(self._batches.batch_size, late), np.float64)
+        return late.numpy(), np.broadcast_to(weight, len(late)).copy()
+
+    def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        self._reference.gradients(measure=True)
+        return self._reference.measured()
+
+
+def engine_for(config: Config, theta: Parameters, net: bptt.Net, batches: MiniBatches, alpha: Tensor | None) -> Engine:
+    """The engine that training.kernel names."""
+    if config.training.kernel == "numba":
+        return Fused(theta, net, batches)
+    return Reference(theta, net, batches, alpha, config.training.truncation)

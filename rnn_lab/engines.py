@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rnn_lab import bptt, probes, regularizers
+from rnn_lab.cells import Elman
 from rnn_lab.config import Config
 from rnn_lab.parameters import Parameters
 from rnn_lab.vectorize import MiniBatches
@@ -42,7 +43,8 @@ class Reference:
     ):
         self.grads, self._full = theta.like(), theta.like()  # full: dE/dtheta of full BPTT, where measured
         self._theta, self._net, self._batches, self._alpha, self._truncation = theta, net, batches, alpha, truncation
-        self._buffers = bptt.Buffers(theta, batches.task.steps, batches.batch_size, keep_dE_dh=alpha is not None)
+        T, batch, keep = batches.task.steps, batches.batch_size, alpha is not None
+        self._buffers = bptt.Buffers(theta, net.cell, T, batch, keep_dE_dh=keep)
         self._adjoints: bptt.ScaledAdjoints | None = None
         self._omega: Tensor | None = None
 
@@ -58,46 +60,43 @@ class Reference:
             grads.flat.copy_(self._full.flat)
         else:
             bptt.backward(theta, self._x, self._dE_do, net, buffers, grads)
-        if self._alpha is not None:
-            self._omega = regularizers.add_omega_gradient_(theta, buffers, self._alpha, grads)
+        if self._alpha is not None and isinstance(net.cell, Elman):
+            self._omega = regularizers.add_omega_gradient_(theta, net.cell, buffers, self._alpha, grads)
         return loss, o
 
     def _backward_scaled(self) -> bptt.ScaledAdjoints:
         return bptt.scaled_backward(self._theta, self._x, self._dE_do, self._net, self._buffers, self._full)
 
     def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        adjoints, buffers = self._adjoints or self._backward_scaled(), self._buffers
-        timesteps = {
-            "dE_dh/log10_norm": probes.log10_norms(adjoints.dE_dh),
-            "delta/log10_norm": probes.log10_norms(adjoints.delta),
-            "h/norm": probes.h_norm(buffers.h),
-            "phi_prime/mean": probes.phi_prime_mean(buffers.h, self._net.phi),
-            **probes.summand_series(self._x, buffers.h, adjoints.delta),
-        }
+        adjoints, buffers, net = self._adjoints or self._backward_scaled(), self._buffers, self._net
+        timesteps = probes.time_series(self._x, self._theta, net, buffers, adjoints)
         curve = timesteps["dE_dh/log10_norm"]
-        if self._net.loss_steps > 1:  # the slope is that of E_T alone
-            last = bptt.scaled_adjoints(self._theta, self._dE_do[..., -1:, :, :], self._net, buffers)
+        if net.loss_steps > 1:  # the slope is that of E_T alone
+            last = bptt.scaled_adjoints(self._theta, self._dE_do[..., -1:, :, :], net, buffers)
             curve = probes.log10_norms(last.dE_dh)
         scalars = {"dE_dh/slope": probes.slope(curve[..., -1, :])}
-        scalars["omega"] = regularizers.net_omega(self._theta, adjoints) if self._omega is None else self._omega
+        if self._omega is not None:
+            scalars["omega"] = self._omega
+        elif isinstance(net.cell, Elman):
+            scalars["omega"] = regularizers.net_omega(self._theta, net.cell, adjoints)
         if self._truncation is not None:
             scalars |= probes.truncation_scalars(self._full.flat, self.grads.flat)
         return scalars, timesteps
 
 
 class Fused:
-    """The Numba kernel, a run at a time, runs over all cores; what it does not measure, the reference does."""
+    """The Numba kernel, a run at a time, runs over all cores. alpha: (R,), of Omega; None: off."""
 
-    def __init__(self, theta: Parameters, net: bptt.Net, batches: MiniBatches):
+    def __init__(self, theta: Parameters, net: bptt.Net, batches: MiniBatches, alpha: Tensor | None = None):
         from rnn_lab.kernels.engine import Program  # imports Numba, half a second
 
         self._program = Program(theta, net, batches.task.steps, batches.batch_size)
-        self.grads = self._program.grads
-        self._net, self._batches, self._reference = net, batches, Reference(theta, net, batches)
+        self.grads, self._net, self._batches, self._measured = self._program.grads, net, batches, False
+        self._alpha = None if alpha is None else alpha.double().numpy()
 
     def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
-        batches = self._batches
-        return self._program(batches.x, batches.y, batches.k, False, *self._own_lengths())
+        batches, self._measured = self._batches, measure
+        return self._program(batches.x, batches.y, batches.k, measure, *self._own_lengths(), self._alpha)
 
     def _own_lengths(self) -> tuple[NDArray | None, NDArray | None]:
         """The steps that each run sits out, and its weight of one E_t."""
@@ -108,12 +107,14 @@ class Fused:
         return late.numpy(), np.broadcast_to(weight, len(late)).copy()
 
     def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        self._reference.gradients(measure=True)
-        return self._reference.measured()
+        if not self._measured:
+            self.gradients(measure=True)  # changes nothing but what is measured
+        scalars, omega = {"dE_dh/slope": probes.slope(self._program.curve())}, self._program.omega()
+        return scalars | ({} if omega is None else {"omega": omega}), self._program.timesteps()
 
 
 def engine_for(config: Config, theta: Parameters, net: bptt.Net, batches: MiniBatches, alpha: Tensor | None) -> Engine:
     """The engine that training.kernel names."""
     if config.training.kernel == "numba":
-        return Fused(theta, net, batches)
+        return Fused(theta, net, batches, alpha)
     return Reference(theta, net, batches, alpha, config.training.truncation)

@@ -14,17 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rnn_lab import bptt, clipping, optimizers, predictions, probes, vectorize
-from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.config import Config
 from rnn_lab.engines import engine_for
 from rnn_lab.evaluation import evaluations
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-TIMESTEP_SERIES = (
-    *("dE_dh/log10_norm", "delta/log10_norm"),  # total derivatives
-    *("h/norm", "phi_prime/mean"),
-    *("dW/log10_norm", "dU/log10_norm"),  # the lecture's sum over time, term by term
-)
 
 
 @dataclass(frozen=True)
@@ -68,9 +62,8 @@ class Training:
         first = self.first = configs[0]
         dtype, device = DTYPES[first.training.dtype], first.training.device
         self.configs, self.task = configs, vectorize.make_task(first.task)
-        self.net = bptt.Net(
-            ACTIVATIONS[first.model.activation], self.task.loss, self.task.loss_steps, first.task.reduction
-        )
+        cell = vectorize.make_cell(configs, dtype, device)
+        self.net = bptt.Net(cell, self.task.loss, self.task.loss_steps, first.task.reduction)
         init_rngs, data_rngs, eval_roots = zip(*(vectorize.streams(c.seed) for c in configs), strict=True)
         self.eval_roots = list(eval_roots)
         self.theta = vectorize.stack_parameters(configs, self.task, list(init_rngs), dtype, device)
@@ -150,7 +143,7 @@ class Training:
         if evaluate:
             scalars |= evaluations(self.theta, self.net, self.task, self.eval_roots, self.step, self.first)
         if smoothness and self.before is not None:
-            buffers = bptt.Buffers(self.theta, self.task.steps, self.first.training.batch_size)
+            buffers = bptt.Buffers(self.theta, self.net.cell, self.task.steps, self.first.training.batch_size)
             buffers.late = self.batches.late
             scalars["grad/smoothness"] = probes.smoothness(
                 self.before, self.theta, *self.batches.tensors(), self.net, buffers
@@ -159,7 +152,7 @@ class Training:
 
     def _spectrum(self) -> dict[str, Tensor]:
         scalars = probes.spectrum(self.theta)
-        return scalars | predictions.bound(self.first, scalars["W/sigma_max"])
+        return scalars | predictions.bound(self.configs, scalars["W/sigma_max"])
 
     def _snapshot(
         self,

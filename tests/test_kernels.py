@@ -14,6 +14,7 @@ from oracle import make_config, random_parameters  # noqa: E402
 
 from rnn_lab import bptt, losses, regularizers  # noqa: E402
 from rnn_lab.activations import ACTIVATIONS  # noqa: E402
+from rnn_lab.cells import GRU, LSTM, Elman, Leaky  # noqa: E402
 from rnn_lab.kernels import functions  # noqa: E402
 from rnn_lab.kernels.cells import CELLS  # noqa: E402
 from rnn_lab.kernels.engine import Program  # noqa: E402
@@ -33,8 +34,7 @@ class Case:
         self.theta = random_parameters((R,), (I, hidden, O), layers, dtype, gain, gates=CELLS[cell].gates)
         self.cell, self.T, self.batch, self.layers, self.L, self.phi = cell, T, batch, layers, L, phi
         self.leak = np.resize(LEAK, R) if cell == "leaky" else np.ones(R)
-        loss = losses.softmax_cross_entropy if symbols else losses.squared_error
-        self.net = bptt.Net(ACTIVATIONS[phi], loss, L)
+        self.loss = losses.softmax_cross_entropy if symbols else losses.squared_error
         rng = np.random.default_rng(3)
         if symbols:
             self.x, self.y = rng.integers(I, size=(R, T, batch)).astype(np.uint8), rng.integers(O, size=(R, L, batch))
@@ -45,9 +45,13 @@ class Case:
             self.y = rng.normal(size=(R, L, batch, O)).astype(numpy_dtype)
             self.dense = torch.from_numpy(self.x)
 
+    def net(self, runs=slice(None)) -> bptt.Net:
+        phi, leak = ACTIVATIONS[self.phi], torch.from_numpy(self.leak[runs]).to(self.theta.flat.dtype)
+        cell = {"elman": lambda: Elman(phi), "leaky": lambda: Leaky(phi, leak), "lstm": LSTM, "gru": GRU}[self.cell]()
+        return bptt.Net(cell, self.loss, self.L)
+
     def program(self, threads=1, theta=None, runs=slice(None)) -> Program:
-        theta = self.theta if theta is None else theta
-        return Program(theta, self.net, self.T, self.batch, threads, self.cell, self.leak[runs])
+        return Program(self.theta if theta is None else theta, self.net(runs), self.T, self.batch, threads)
 
     def fused(self, measure=True, threads=1, theta=None, runs=slice(None), alpha=None) -> "Found":
         """All runs or some of them."""
@@ -164,13 +168,14 @@ def test_omega_counts_what_the_reference_counts_and_is_its_omega():
     case = Case("elman", "sigmoid", R=1, T=60, hidden=13)
     found = case.fused(alpha=np.array([2.0]))
     assert case.fused().series["dE_dh/log10_norm"].min() < -15
-    buffers, grads = bptt.Buffers(case.theta, case.T, case.batch, keep_dE_dh=True), case.theta.like()
-    o = bptt.forward(case.theta, case.dense, case.net, buffers)
-    _, dE_do = bptt.objective(o, torch.from_numpy(case.y), case.net)
-    bptt.backward(case.theta, case.dense, dE_do, case.net, buffers, grads)
+    net, grads = case.net(), case.theta.like()
+    buffers = bptt.Buffers(case.theta, net.cell, case.T, case.batch, keep_dE_dh=True)
+    o = bptt.forward(case.theta, case.dense, net, buffers)
+    _, dE_do = bptt.objective(o, torch.from_numpy(case.y), net)
+    bptt.backward(case.theta, case.dense, dE_do, net, buffers, grads)
     alpha = torch.tensor([2.0], dtype=torch.float64)
     torch.testing.assert_close(
-        found.omega, regularizers.add_omega_gradient_(case.theta, buffers, alpha, grads), rtol=1e-10, atol=0
+        found.omega, regularizers.add_omega_gradient_(case.theta, net.cell, buffers, alpha, grads), rtol=1e-10, atol=0
     )
     torch.testing.assert_close(found.flat, grads.flat, rtol=1e-10, atol=1e-13)
 
@@ -323,7 +328,7 @@ def test_steps_that_a_run_sits_out_are_as_if_they_were_not_there(cell):
     objective, _ = program(case.x[:, None], case.y[:, None], 0, True, late, weight, alpha)
     series, omega, curve = program.timesteps(), program.omega(), program.curve()
     case.x, case.y, case.T = case.x[:, 2:], case.y[:, 2:], 5
-    case.net = bptt.Net(case.net.phi, case.net.loss, 5)
+    case.L = 5
     shorter = case.fused(alpha=alpha)
     torch.testing.assert_close(objective[0], shorter.objective[0], rtol=1e-12, atol=0)
     torch.testing.assert_close(program.grads.flat[0], shorter.flat[0], rtol=1e-10, atol=1e-14)
@@ -350,19 +355,31 @@ def trained(kernel, seeds, **values):
     return list(train([make_config(settings | {"seed": s}) for s in seeds]))
 
 
-def test_training_with_the_kernel_is_training_with_the_reference():
-    rows = zip(
-        trained("numba", (0, 1), training__dtype="float64"),
-        trained("reference", (0, 1), training__dtype="float64"),
-        strict=True,
-    )
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"model__name": cell} for cell in CELLS),
+        {"model__name": "leaky", "model__leak": 0.3, "model__layers": 2},
+        {"regularizer__name": "omega"},
+        {"task__name": "memorization"},
+        {"task__name": "addition", "model__name": "lstm"},
+        {"task__name": "memorization", "model__name": "gru", "model__layers": 2},
+    ],
+    ids=str,
+)
+def test_training_with_the_kernel_is_training_with_the_reference(values):
+    """Every scalar and every series of every row, the reference's slope of E_T alone and Omega too."""
+    values |= {"training__dtype": "float64"}
+    rows = zip(trained("numba", (0, 1), **values), trained("reference", (0, 1), **values), strict=True)
     for fused, reference in rows:
         assert fused.step == reference.step
-        for group in ("scalars", "timesteps"):
-            found, wanted = getattr(fused, group), getattr(reference, group)
-            assert set(found) == set(wanted)
-            for name in wanted:
-                np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        assert set(fused.scalars) == set(reference.scalars)
+        assert set(fused.timesteps) == set(reference.timesteps)
+        for name, wanted in reference.scalars.items():
+            np.testing.assert_allclose(fused.scalars[name], wanted, rtol=1e-5, atol=1e-6, err_msg=name)
+        for name, wanted in reference.timesteps.items():
+            for found_r, wanted_r, late in zip(fused.timesteps[name], wanted, reference.late, strict=True):
+                np.testing.assert_allclose(found_r[:, late:], wanted_r[:, late:], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 def test_trained_alone_is_bitwise_trained_in_a_program():

@@ -15,7 +15,8 @@ from torch import Tensor
 from rnn_lab import kernels, losses
 from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.bptt import Net
-from rnn_lab.kernels.cells import CELLS
+from rnn_lab.cells import CELLS, Elman
+from rnn_lab.kernels import cells
 from rnn_lab.kernels.functions import PHI
 from rnn_lab.kernels.program import Data, Memory, PerRun, Results, new_memory, program, shape_of
 from rnn_lab.kernels.recursion import SERIES
@@ -46,36 +47,29 @@ register("numba:compile", _Compiling())
 class Program:
     """Objective, gradients and series of a program of R runs, (R, ...), on the CPU. `grads` is filled anew by every call.
 
-    cell: a name of cells.CELLS; leak: the leaky cell's, (R,).
+    net.cell: one of cells.CELLS; a user's own has no kernel.
     threads: None is one a core (NUMBA_NUM_THREADS says otherwise). They are Python's, outside the interpreter for as long as they compute:
     nothing spins while the loop does other things, a thread that is held up holds up no other, and a process that forks later is safe, as
     under OpenMP it is not.
     Memory: program.new_memory for each thread, however many runs.
     """
 
-    def __init__(
-        self,
-        theta: Parameters,
-        net: Net,
-        T: int,
-        batch: int,
-        threads: int | None = None,
-        cell: str = "elman",
-        leak: NDArray | None = None,
-    ):
+    def __init__(self, theta: Parameters, net: Net, T: int, batch: int, threads: int | None = None):
         R, hidden, outputs = theta.flat.shape[0], theta.V.shape[-2], theta.V.shape[-1]
-        inputs, layers, kind = theta.layers[0].U.shape[-2], len(theta.layers), CELLS[cell]
+        inputs, layers = theta.layers[0].U.shape[-2], len(theta.layers)
+        cell = next(name for name, kind in CELLS.items() if type(net.cell) is kind)
+        kind, phi, leak = cells.CELLS[cell], 0, np.ones(R)
+        if isinstance(net.cell, Elman):
+            phi = next(PHI[name] for name, phi in ACTIVATIONS.items() if phi is net.cell.phi)
+            leak = leak if net.cell.leak is None else net.cell.leak.double().numpy()
         self.grads, self.o = theta.like(), theta.flat.new_zeros(R, net.loss_steps, batch, outputs)
         flat, dtype = theta.flat.numpy(), theta.flat.numpy().dtype
         slots = [slot for layer in theta.layers for slot in layer] + [theta.V, theta.c]
         at = np.array([slot.storage_offset() - theta.flat.storage_offset() for slot in slots])
-        phi = next(PHI[name] for name, phi in ACTIVATIONS.items() if phi is net.phi)
         self._names, self._classes = NAMES[cell], net.loss is losses.softmax_cross_entropy
         self._no_symbols, self._no_numbers = np.zeros((R, 0, 0, 0), np.uint8), np.zeros((R, 0, 0, 0, 0), dtype)
         self._no_labels, self._no_targets = np.zeros((R, 0, 0, 0), np.int64), np.zeros((R, 0, 0, 0, 0), dtype)
-        self._per_run = PerRun(
-            np.zeros(R, np.int64), np.full(R, net.weight(batch)), np.zeros(R), np.ones(R) if leak is None else leak
-        )
+        self._per_run = PerRun(np.zeros(R, np.int64), np.full(R, net.weight(batch)), np.zeros(R), leak)
         self._results = Results(
             np.zeros(R), self.o.numpy(), np.zeros((R, len(SERIES), layers, T)), np.zeros((R, T)), np.zeros(R)
         )

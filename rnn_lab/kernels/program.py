@@ -215,7 +215,9 @@ def backward(cell, phi, leak, late, shape, theta, grad, at, layer, inputs, m, me
     if layer > 0:
         padded(pointer(theta, at[3 * layer]), hidden, hidden, cell.gates, cell.shift, True, m.UT, width)
     if measure:
-        recursion.state_series(cell, phi, shape, gates, h, pointer(own, H * place), pointer(own, OPENNESS * place))
+        recursion.state_series(
+            cell, phi, late, shape, gates, h, pointer(own, H * place), pointer(own, OPENNESS * place)
+        )
         recursion.nothing_before(late, own, place, curve)
     omega = 0.0
     for alone in range(1 if above else 0, -1, -1):  # E_T's curve first: the other sweep uses up its memory

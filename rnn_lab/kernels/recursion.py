@@ -199,11 +199,13 @@ def add_by_symbol(shape, inputs, t, rows, delta, row, N, total):
 
 
 @inner
-def state_series(cell, phi, shape, gates, h, h_norm, openness):
+def state_series(cell, phi, late, shape, gates, h, h_norm, openness):
     """h/norm, and phi_prime/mean or, of a gated cell, gates/saturation, at each t (probes.states, probes.gates)."""
     batch, width, hidden = shape.batch, shape.width, shape.hidden
     row, counted = cell.blocks * width, 3 if cell.kind == LSTM else 2
-    for t in range(1, shape.T + 1):
+    for t in range(late):
+        h_norm[t], openness[t] = 0.0, math.nan  # no gates there
+    for t in range(late + 1, shape.T + 1):
         square, total = 0.0, 0.0
         for m in range(t * batch, (t + 1) * batch):
             square += sum_of_squares(pointer(h, m * width), hidden)

@@ -1,4 +1,4 @@
-"""How fast is an update, and a whole sweep? Every contender does the same: draw data, forward, backward, norms where it says so, clip, step.
+"""How fast is an update, and a whole sweep? Every contender does the same: data, forward, backward, norms if it says so, clip, step.
 
     python experiments/benchmark.py [--json FILE] [--quick] [--rounds 7] [--many 64]
 
@@ -376,13 +376,13 @@ def scaling(rounds: int, quick: bool) -> tuple[dict[str, float], dict[str, float
 
 
 def memory_formula(R: int, length: int, threads: int = 1) -> float:
-    """Bytes that a program of Elman runs adds: per thread the states, 4 T B H (H padded to 56); per run 16 mini-batches of symbols and the
-    one-hot inputs of one, T B (16 + 4 inputs), the series of a row, 20 T numbers, and 12 copies of the parameters.
+    """Bytes that a program of Elman runs on temporal order adds, with rows: (T B (40 + 16 inputs) + 26 parameters 4) a run, 4 T B H a thread.
+
+    16 mini-batches of symbols as bytes, twice while they are drawn; a mini-batch one-hot, and in float64 for the theory at step 0;
+    gradients, optimiser, clip and rows; and the states of the run at hand, H padded to 56.
     """
     parameters = INPUTS * HIDDEN + HIDDEN**2 + HIDDEN + HIDDEN * OUTPUTS + OUTPUTS
-    return threads * 4 * length * BATCH * 56 + R * (
-        length * BATCH * (16 + 4 * INPUTS) + 20 * 8 * length + 12 * 4 * parameters
-    )
+    return threads * 4 * length * BATCH * 56 + R * (length * BATCH * (40 + 16 * INPUTS) + 26 * 4 * parameters)
 
 
 def peak_memory(connection, R: int, length: int) -> None:
@@ -393,7 +393,7 @@ def peak_memory(connection, R: int, length: int) -> None:
     next(rows)  # imports, compiled code
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     rows = lab(R, 1, 1, "numba", 1, spectrum=False, length=length)
-    for _ in range(3):
+    for _ in range(2):
         next(rows)
     connection.send(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
 
@@ -401,7 +401,7 @@ def peak_memory(connection, R: int, length: int) -> None:
 def memory(quick: bool) -> tuple[dict[str, float], dict[str, float]]:
     """Megabytes against R and T, and the largest ratio to the formula (either way)."""
     context, found, worst = multiprocessing.get_context("spawn"), {}, 1.0
-    for R, length in ((64, 100), (256, 100), (64, 400))[: 1 if quick else 3]:
+    for R, length in ((512, 200), (1024, 200), (512, 800))[: 1 if quick else 3]:
         ours, theirs = context.Pipe()
         process = context.Process(target=peak_memory, args=(theirs, R, length))
         process.start()

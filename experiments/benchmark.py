@@ -376,7 +376,7 @@ def scaling(rounds: int, quick: bool) -> tuple[dict[str, float], dict[str, float
 
 
 def memory_formula(R: int, length: int, threads: int = 1) -> float:
-    """Bytes that a program of Elman runs on temporal order adds, with rows: (T B (40 + 16 inputs) + 26 parameters 4) a run, 4 T B H a thread.
+    """Bytes that Elman runs on temporal order add, with rows: T B (40 + 16 inputs) + 104 parameters a run, 4 T B H a thread.
 
     16 mini-batches of symbols as bytes, twice while they are drawn; a mini-batch one-hot, and in float64 for the theory at step 0;
     gradients, optimiser, clip and rows; and the states of the run at hand, H padded to 56.

@@ -146,6 +146,25 @@ def test_kernel_against_autograd(cell, phi, layers, every, symbols):
     assert (found.omega is None) == (cell in ("lstm", "gru"))
 
 
+@pytest.mark.parametrize("every", [False, True], ids=["last", "every"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_every_example_and_every_error_may_have_a_scale_of_its_own(cell, every):
+    """Errors from 1 to 1e14 in one batch and from step to step: adjoints of different exponents meet in sums, shifted."""
+    case = Case(cell, T=7, batch=5, layers=2, L=7 if every else 1, symbols=False)
+    case.y *= 10.0 ** np.random.default_rng(1).integers(0, 15, size=case.y.shape)
+    found = case.fused()
+    for r in range(2):
+        exact = case.truth(r)
+        torch.testing.assert_close(
+            found.flat[r] / exact.grads.abs().max(), exact.grads / exact.grads.abs().max(), rtol=1e-9, atol=1e-14
+        )
+        torch.testing.assert_close(found.curve[r], exact.curve, rtol=1e-9, atol=1e-10)
+        for name, values in exact.series.items():
+            torch.testing.assert_close(found.series[name][r], values, rtol=1e-9, atol=1e-9, msg=name)
+        if found.omega is not None:
+            torch.testing.assert_close(found.omega[r], exact.omega, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("measure", [False, True])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("cell", ["elman", "leaky"])

@@ -1,11 +1,24 @@
-"""How fast is an update? Every contender does the same: draw data, forward, backward, norms where it says so, clip, step.
+"""How fast is an update, and a whole sweep? Every contender does the same: data, forward, backward, norms if it says so, clip, step.
 
-    python experiments/benchmark.py [--json FILE] [--rounds 7] [--scaling]
+    python experiments/benchmark.py [--json FILE] [--quick] [--rounds 7] [--many 64]
 
 H = 50, B = 20, T = 100, temporal order, float32, SGD + norm clipping, one thread unless the name says `all_cores`. Contenders run in turns,
 and a ratio is the median over the rounds of two neighbours' rates: a machine that others use too slows both. After the same updates all
-runs of seed 0 must have the same loss, or nothing is printed but the difference. JAX (extra `bench`) runs in processes of its own, bound to
-one core or to all, since XLA takes its threads once and for all.
+runs of seed 0 must have the same loss, or nothing is printed but the difference. JAX (extra `bench`; skipped without it) runs in processes
+of its own, bound to one core or to all, since XLA takes its threads once and for all. Whole sweeps run through the command line.
+
+    single_vs_loop, many_vs_loop      all series of all time steps at every update, against RNNCell in a loop with retain_grad
+    single_vs_rnn                     no rows, against nn.RNN + autograd
+    many_vs_jax[_all_cores]           a program of `--many` runs with its rows, against jit(vmap(grad(scan))) with gradients of all states
+    roofline, roofline_measured       FLOPs of the three products over the peak of sgemm; the second with all series at every update
+    reference_vs_loop                 a program of the reference without rows, the best of two sizes
+    probe_cost                        time with a row every 10 updates and spectra as by default over time without
+    lstm_vs_torch, gru_vs_torch       a program without rows against nn.LSTM, nn.GRU + autograd
+    kernel_vs_reference               a program of the kernel against one of the reference, without rows
+    track_cost                        time of a sweep with tracker=wandb over tracker=none
+    sweep_vs_basic                    time of a sweep under Hydra's basic launcher over its time under ours, on all cores
+    linear_R, linear_T, linear_threads    largest over smallest time per run and step (threads: efficiency of all cores)
+    memory_vs_formula                 peak memory that a program adds over `memory_formula`
 """
 
 import argparse
@@ -13,6 +26,9 @@ import atexit
 import json
 import multiprocessing
 import os
+import platform
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +42,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 T, BATCH, HIDDEN, INPUTS, OUTPUTS = 100, 20, 50, 6, 4
 LR, THRESHOLD = 0.01, 1.0
 FLOPS = 3 * 2 * T * BATCH * HIDDEN**2  # h W, delta W^T and h^T delta; one-hot inputs need no product
-TARGETS = {
+TARGETS = {  # at least, but for the costs
     "single_vs_loop": 9,
     "single_vs_rnn": 5,
     "many_vs_loop": 10,
@@ -34,30 +50,39 @@ TARGETS = {
     "many_vs_jax_all_cores": 1.8,
     "roofline": 0.5,
     "reference_vs_loop": 5.5,
-    "probe_cost": 1.15,  # at most
     "track_cost": 1.05,  # at most
+    "probe_cost": 1.15,
+    "lstm_vs_torch": 3,
+    "gru_vs_torch": 3,
+    "sweep_vs_basic": 3,
+    "untrained_ms_a_run": 60,
+    "linear_R": 1.2,
+    "linear_T": 1.2,
+    "memory_vs_formula": 1.2,
 }
-Updates = Iterator[
-    float
-]  # each next() does UPDATES[name] updates of every run and returns the last loss of seed 0, at its start
+Turn = Callable[[], tuple[float, float]]  # does its updates, returns seconds and the last loss of seed 0
+Updates = Iterator[float]  # each next() does a turn of updates of every run
 
 
-def config(seed: int, **values):
+def config(seed: int, model: str = "elman", length: int = T, hidden: int = HIDDEN, **values):
     from rnn_lab.config import Config
 
     c = Config(seed=seed)
-    c.task.length, c.clip.name, c.clip.threshold, c.optimizer.lr = T, "norm", THRESHOLD, LR
+    c.task.length, c.clip.name, c.clip.threshold, c.optimizer.lr = length, "norm", THRESHOLD, LR
+    c.model.name, c.model.hidden = model, hidden
     c.training = replace(c.training, updates=10**9, batch_size=BATCH, **values)
     return c
 
 
-def lab(runs: int, updates: int, log_every: int, kernel: str, threads: int | None, spectrum: bool = True) -> Updates:
-    """Our own loop as it is; a row, with all norms through time, every log_every updates."""
+def lab(
+    runs: int, updates: int, log_every: int, kernel: str, threads: int | None, spectrum: bool = True, **sizes
+) -> Updates:
+    """Our own loop as it is; a row, with all series through time, every log_every updates."""
     import numba
 
     from rnn_lab.training import train
 
-    configs = [config(seed, log_every=log_every, kernel=kernel) for seed in range(runs)]
+    configs = [config(seed, log_every=log_every, kernel=kernel, **sizes) for seed in range(runs)]
     for c in configs:
         c.probe.spectrum_every = None if spectrum else 10**9
     before, numba.config.NUMBA_NUM_THREADS = numba.config.NUMBA_NUM_THREADS, threads or numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
@@ -79,27 +104,27 @@ def data(runs: int):
     return vectorize.MiniBatches(TASKS["temporal_order"](T), rngs, BATCH, torch.float32, "cpu")
 
 
-def initial(runs: int):
+def initial(runs: int, model: str = "elman"):
     import torch
 
     from rnn_lab import vectorize
     from rnn_lab.tasks import TASKS
 
-    configs = [config(seed) for seed in range(runs)]
+    configs = [config(seed, model) for seed in range(runs)]
     rngs = [vectorize.streams(seed)[0] for seed in range(runs)]
     return vectorize.stack_parameters(configs, TASKS["temporal_order"](T), rngs, torch.float32, "cpu")
 
 
-def torch_loop(updates: int, cell: bool) -> Updates:
-    """The usual PyTorch program. cell: RNNCell in a Python loop, retain_grad on every state, its norms; else nn.RNN and no norms."""
+def torch_loop(updates: int, kind: str, model: str = "elman") -> Updates:
+    """The usual PyTorch program. kind: RNNCell in a Python loop, with retain_grad on every state and its norms; or RNN, LSTM, GRU."""
     import torch
 
-    theta, batches = initial(1), data(1)
-    net = torch.nn.RNNCell(INPUTS, HIDDEN) if cell else torch.nn.RNN(INPUTS, HIDDEN)
-    out = torch.nn.Linear(HIDDEN, OUTPUTS)
+    theta, batches, cell = initial(1, model), data(1), kind == "RNNCell"
+    net, out = getattr(torch.nn, kind)(INPUTS, HIDDEN), torch.nn.Linear(HIDDEN, OUTPUTS)
     suffix, layer = ("" if cell else "_l0"), theta.layers[0]
+    given = (("weight_ih", layer.U[0].T), ("weight_hh", layer.W[0].T), ("bias_ih", layer.b[0, 0]), ("bias_hh", 0))
     with torch.no_grad():
-        for name, value in (("weight_ih", layer.U[0].T), ("weight_hh", layer.W[0].T), ("bias_ih", 0), ("bias_hh", 0)):
+        for name, value in given:
             getattr(net, name + suffix).copy_(torch.as_tensor(value))
         out.weight.copy_(theta.V[0].T)
         out.bias.zero_()
@@ -207,39 +232,54 @@ def sgemm_peak() -> float:
     return best
 
 
-def contenders(many: int) -> dict[str, tuple[int, int, Callable[[], tuple[float, float]]]]:
-    """name -> (runs, updates a turn, turn). A row of ours needs a step that log_every divides: every turn ends on one."""
+Contender = tuple[int, int, str, Turn]  # runs, updates a turn, whose loss it must have, turn
+
+
+def contenders(many: int) -> dict[str, Contender]:
+    """A row of ours needs a step that log_every divides: every turn ends on one."""
     cores = sorted(os.sched_getaffinity(0))
-    found = {
-        "loop": (1, 20, here(torch_loop(20, cell=True))),
-        "rnn": (1, 20, here(torch_loop(20, cell=False))),
-        "single": (1, 100, here(lab(1, 100, 1, "numba", 1))),
-        "single_unprobed": (1, 100, here(lab(1, 100, 100, "numba", 1, spectrum=False))),
-        "many": (many, 10, here(lab(many, 10, 1, "numba", 1))),
-        "many_all_cores": (many, 10, here(lab(many, 10, 1, "numba", None))),
-        "reference": (8, 20, here(lab(8, 20, 20, "reference", 1, spectrum=False))),
-        "probed": (8, 100, here(lab(8, 100, 10, "numba", 1))),
-        "unprobed": (8, 100, here(lab(8, 100, 100, "numba", 1, spectrum=False))),
+    found: dict[str, Contender] = {
+        "loop": (1, 20, "elman", here(torch_loop(20, "RNNCell"))),
+        "rnn": (1, 20, "elman", here(torch_loop(20, "RNN"))),
+        "single": (1, 100, "ours", here(lab(1, 100, 1, "numba", 1))),
+        "single_unprobed": (1, 100, "ours", here(lab(1, 100, 100, "numba", 1, spectrum=False))),
+        "many": (many, 10, "ours", here(lab(many, 10, 1, "numba", 1))),
+        "many_all_cores": (many, 10, "ours", here(lab(many, 10, 1, "numba", None))),
+        "many_unprobed": (many, 10, "ours", here(lab(many, 10, 10, "numba", 1, spectrum=False))),
+        "reference_8": (8, 20, "ours", here(lab(8, 20, 20, "reference", 1, spectrum=False))),
+        "reference_16": (16, 20, "ours", here(lab(16, 20, 20, "reference", 1, spectrum=False))),
+        "probed": (8, 100, "ours", here(lab(8, 100, 10, "numba", 1))),
+        "unprobed": (8, 100, "ours", here(lab(8, 100, 100, "numba", 1, spectrum=False))),
     }
+    for model in ("lstm", "gru"):
+        found[f"{model}_torch"] = (1, 20, model, here(torch_loop(20, model.upper(), model)))
+        found[model] = (8, 20, f"our {model}", here(lab(8, 20, 20, "numba", 1, spectrum=False, model=model)))
     if find_spec("jax"):
-        found["jax"] = (many, 10, elsewhere(cores[:1], partial(jax_program, many, 10)))
-        found["jax_all_cores"] = (many, 10, elsewhere(cores, partial(jax_program, many, 10)))
+        found["jax"] = (many, 10, "elman", elsewhere(cores[:1], partial(jax_program, many, 10)))
+        found["jax_all_cores"] = (many, 10, "elman", elsewhere(cores, partial(jax_program, many, 10)))
+    else:
+        print("JAX is not installed (pip install '.[bench]'): no ratios against it")
     return found
 
 
-def check_losses(entries: dict) -> None:
+def check_losses(entries: dict[str, Contender]) -> None:
     """Everybody's first turns, until 100 updates are done: seed 0 must have come to the same loss. (Ours is measured before an update.)"""
     import torch
 
-    finals = {}
-    for name, (_, updates, turn) in entries.items():
+    finals: dict[str, dict[str, float]] = {}
+    for name, (_, updates, group, turn) in entries.items():
         for _ in range(100 // updates):
-            finals[name] = turn()[1]
-    ours = [v for name, v in finals.items() if name not in ("loop", "rnn", "jax", "jax_all_cores")]
-    theirs = [v for name, v in finals.items() if name in ("loop", "rnn", "jax", "jax_all_cores")]
-    for group in (ours, theirs):
-        torch.testing.assert_close(torch.tensor(group), torch.full((len(group),), group[0]), rtol=2e-3, atol=2e-3)
-    print(f"loss after 100 updates: {ours[0]:.5f} (ours, mini-batch 101), {theirs[0]:.5f} (the others, mini-batch 100)")
+            loss = turn()[1]
+        finals.setdefault(group, {})[name] = loss
+    for group, losses in finals.items():
+        wanted = next(iter(losses.values()))
+        torch.testing.assert_close(
+            torch.tensor(list(losses.values())), torch.full((len(losses),), wanted), rtol=2e-3, atol=2e-3
+        )
+        print(
+            f"loss after 100 updates: {wanted:.5f}  {', '.join(losses)}"
+            + (" (mini-batch 101)" if "our" in group else "")
+        )
 
 
 def track_cost(rounds: int, runs: int = 16, updates: int = 500) -> float:
@@ -269,52 +309,137 @@ def track_cost(rounds: int, runs: int = 16, updates: int = 500) -> float:
     return median(seconds("wandb") / seconds("none") for _ in range(rounds))
 
 
-def measure(rounds: int, many: int) -> dict:
+def measure(rounds: int, many: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Rates and ratios of updates."""
     import torch
 
     torch.set_num_threads(1)
     entries = contenders(many)
     check_losses(entries)
-    rates: dict[str, list[float]] = {name: [] for name in entries}
-    peaks = []
+    rates: dict[str, list[float]] = {name: [] for name in entries} | {"sgemm_peak_gflops": []}
     for _ in range(rounds):
-        for name, (runs, updates, turn) in entries.items():
+        for name, (runs, updates, _, turn) in entries.items():
             rates[name].append(runs * updates / turn()[0])
-        peaks.append(sgemm_peak())
+        rates["sgemm_peak_gflops"].append(sgemm_peak() / 1e9)
 
-    def ratio(a: str, b: str) -> float | None:
-        return median(x / y for x, y in zip(rates[a], rates[b], strict=True)) if a in rates and b in rates else None
+    def ratio(a: str, b: str) -> float:
+        return median(x / y for x, y in zip(rates[a], rates[b], strict=True))
 
     ratios = {
         "single_vs_loop": ratio("single", "loop"),
         "single_vs_rnn": ratio("single_unprobed", "rnn"),
         "many_vs_loop": ratio("many", "loop"),
-        "many_vs_jax": ratio("many", "jax"),
-        "many_vs_jax_all_cores": ratio("many_all_cores", "jax_all_cores"),
-        "roofline": median(r * FLOPS / p for r, p in zip(rates["many"], peaks, strict=True)),
-        "reference_vs_loop": ratio("reference", "loop"),
+        "roofline": ratio("many_unprobed", "sgemm_peak_gflops") * FLOPS / 1e9,
+        "roofline_measured": ratio("many", "sgemm_peak_gflops") * FLOPS / 1e9,
+        "reference_vs_loop": max(ratio("reference_8", "loop"), ratio("reference_16", "loop")),
+        "kernel_vs_reference": ratio("many_unprobed", "reference_8"),
         "probe_cost": ratio("unprobed", "probed"),
         "track_cost": track_cost(rounds // 2 + 1),
+        "lstm_vs_torch": ratio("lstm", "lstm_torch"),
+        "gru_vs_torch": ratio("gru", "gru_torch"),
     }
-    found = {name: median(values) for name, values in rates.items()} | {"sgemm_peak_gflops": median(peaks) / 1e9}
-    return {"rates": found, "ratios": ratios}
+    if "jax" in rates:
+        ratios["many_vs_jax"] = ratio("many", "jax")
+        ratios["many_vs_jax_all_cores"] = ratio("many_all_cores", "jax_all_cores")
+    return {name: median(values) for name, values in rates.items()}, ratios
 
 
-def scaling() -> dict[str, float]:
-    """Updates of one run a second against R and T, and microseconds a run and step; no rows."""
-    global T
-    found = {}
-    for R in (1, 8, 64, 512):
-        turn = here(lab(R, 2, 2, "numba", 1, spectrum=False))
-        turn()
-        found[f"R={R}"] = median(2 * R / turn()[0] for _ in range(5))
-    for length in (10, 30, 100, 300, 1000):
-        T = length
-        turn = here(lab(8, 2, 2, "numba", 1, spectrum=False))
-        turn()
-        found[f"T={length}"] = median(16 / turn()[0] for _ in range(5))
-    T = 100
-    return found
+def command_line(*overrides: str) -> float:
+    """Seconds of a sweep through train.py, in a directory of its own."""
+    with tempfile.TemporaryDirectory() as directory:
+        program = Path(__file__).with_name("train.py").resolve()
+        environment = os.environ | {"WANDB_SILENT": "true"}
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, str(program), "-m", *overrides],
+            cwd=directory, env=environment, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        return time.perf_counter() - start
+
+
+def sweeps(rounds: int, quick: bool) -> dict[str, float]:
+    """Ratios of whole sweeps, and milliseconds a run of one that trains nothing."""
+    common = ("clip=norm", "training.kernel=numba")
+    runs, untrained = (20, 50) if quick else (200, 1000)
+    tracked = (*common, "seed=range(8)", f"training.updates={100 if quick else 1000}", "training.log_every=10")
+    swept = (*common, f"seed=range({runs})", "task.length=50", "training.updates=100")
+    command_line(*tracked, "training.updates=0")  # warm caches
+    costs, speeds = [], []
+    for _ in range(1 if quick else rounds // 2):
+        costs.append(command_line(*tracked, "tracker=wandb") / command_line(*tracked, "tracker=none"))
+    for _ in range(1 if quick else 2):
+        speeds.append(command_line(*swept, "hydra/launcher=basic") / command_line(*swept))
+    seconds = command_line(*common, f"seed=range({untrained})", "training.updates=0")
+    return {
+        "track_cost": median(costs),
+        "sweep_vs_basic": median(speeds),
+        "untrained_ms_a_run": 1000 * seconds / untrained,
+    }
+
+
+def scaling(rounds: int, quick: bool) -> tuple[dict[str, float], dict[str, float]]:
+    """Microseconds per run and step against R, T, H, all cores; and how far from linear they are."""
+    few = quick and 2
+    sizes = {f"R={R}": (R, {}) for R in (1, 8, 64, 512)[: few or 4]}
+    sizes |= {f"T={length}": (8, {"length": length}) for length in (10, 30, 100, 300, 1000)[: few or 5]}
+    sizes |= {f"H={hidden}": (8, {"hidden": hidden}) for hidden in (16, 32, 50, 64, 128, 256, 512)[: few or 7]}
+    turns = {
+        name: (R, more, here(lab(R, 2, 2, "numba", 1, spectrum=False, **more))) for name, (R, more) in sizes.items()
+    }
+    turns["threads=all"] = (64, {}, here(lab(64, 2, 2, "numba", None, spectrum=False)))
+    turns["threads=1"] = (64, {}, here(lab(64, 2, 2, "numba", 1, spectrum=False)))
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, (R, more, turn) in turns.items():
+            times[name].append(1e6 * turn()[0] / (2 * R * more.get("length", T)))
+    found = {name: median(values[1:] or values) for name, values in times.items()}
+
+    def spread(*names: str) -> float:
+        return max(found[n] for n in names) / min(found[n] for n in names)
+
+    return found, {
+        "linear_R": spread(*(n for n in found if n.startswith("R="))),
+        "linear_T": spread(*(n for n in found if n.startswith("T="))),
+        "linear_threads": found["threads=1"] / found["threads=all"] / len(os.sched_getaffinity(0)),
+    }
+
+
+def memory_formula(R: int, length: int, threads: int = 1) -> float:
+    """Bytes that Elman runs on temporal order add, with rows: T B (40 + 16 inputs) + 104 parameters a run, 4 T B H a thread.
+
+    16 mini-batches of symbols as bytes, twice while they are drawn; a mini-batch one-hot, and in float64 for the theory at step 0;
+    gradients, optimiser, clip and rows; and the states of the run at hand, H padded to 56.
+    """
+    parameters = INPUTS * HIDDEN + HIDDEN**2 + HIDDEN + HIDDEN * OUTPUTS + OUTPUTS
+    return threads * 4 * length * BATCH * 56 + R * (length * BATCH * (40 + 16 * INPUTS) + 26 * 4 * parameters)
+
+
+def peak_memory(connection, R: int, length: int) -> None:
+    """In a process of its own: bytes by which the peak grows when a program of R runs is built and trained."""
+    import resource
+
+    rows = lab(2, 1, 1, "numba", 1, spectrum=False, length=10)
+    next(rows)  # imports, compiled code
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    rows = lab(R, 1, 1, "numba", 1, spectrum=False, length=length)
+    for _ in range(2):
+        next(rows)
+    connection.send(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+
+
+def memory(quick: bool) -> tuple[dict[str, float], dict[str, float]]:
+    """Megabytes against R and T, and the largest ratio to the formula (either way)."""
+    context, found, worst = multiprocessing.get_context("spawn"), {}, 1.0
+    for R, length in ((512, 200), (1024, 200), (512, 800))[: 1 if quick else 3]:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=peak_memory, args=(theirs, R, length))
+        process.start()
+        size = ours.recv()
+        process.join()
+        found[f"MB R={R} T={length}"] = size / 1e6
+        ratio = size / memory_formula(R, length)
+        worst = max(worst, ratio, 1 / ratio)
+    return found, {"memory_vs_formula": worst}
 
 
 def main() -> None:
@@ -322,20 +447,37 @@ def main() -> None:
     parser.add_argument("--json", help="write rates and ratios to this file")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--many", type=int, default=64, help="runs of a program")
-    parser.add_argument("--scaling", action="store_true", help="against R and T too")
+    parser.add_argument(
+        "--quick", action="store_true", help="fewer rounds, smaller sweeps: minutes instead of half an hour"
+    )
+    parser.add_argument(
+        "--only", choices=["updates", "sweeps", "scaling", "memory"], nargs="+", help="parts; default: all"
+    )
     arguments = parser.parse_args()
-    found = measure(arguments.rounds, arguments.many)
-    for name, rate in found["rates"].items():
-        print(f"  {name:24s} {rate:9.1f}" + (" updates of a run a second" if "gflops" not in name else ""))
-    for name, value in found["ratios"].items():
-        print(f"  {name:24s} {'not measured' if value is None else f'{value:9.2f}'}   target {TARGETS[name]}")
-    if arguments.scaling:
-        found["scaling"] = scaling()
-        for name, rate in found["scaling"].items():
-            print(f"  {name:24s} {rate:9.1f} updates of a run a second")
+    rounds = 3 if arguments.quick else arguments.rounds
+    parts = {
+        "updates": lambda: measure(rounds, arguments.many),
+        "scaling": lambda: scaling(rounds, arguments.quick),
+        "memory": lambda: memory(arguments.quick),
+        "sweeps": lambda: ({}, sweeps(rounds, arguments.quick)),
+    }
+    found: dict[str, dict] = {
+        "rates": {},
+        "ratios": {},
+        "machine": {"cpu": platform.processor(), "cores": os.cpu_count()},
+    }
+    for name, part in parts.items():
+        if name not in (arguments.only or parts):
+            continue
+        rates, ratios = part()
+        for key, rate in rates.items():
+            print(f"  {key:24s} {rate:9.1f}", flush=True)
+        for key, value in ratios.items():
+            print(f"  {key:24s} {value:9.2f}" + (f"   target {TARGETS[key]}" if key in TARGETS else ""), flush=True)
+        found["rates"] |= rates
+        found["ratios"] |= ratios
     if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump(found, file, indent=2)
+        Path(arguments.json).write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ RECALL_TASKS = ("memorization", "copying")  # those that have positions and valu
 LAST_STEP_TASKS = ("temporal_order", "temporal_order_3bit", "addition", "multiplication", "random_permutation")
 TASK_NAMES = (*LAST_STEP_TASKS, *RECALL_TASKS)
 POINTWISE_CELLS = ("elman", "leaky")  # those with one activation phi, which model.activation chooses
+MODELS_WITH_A_KERNEL = (*POINTWISE_CELLS, "lstm", "gru")
 CELL_NAMES = [*POINTWISE_CELLS, "lstm", "gru"]  # and users' own, see app.register_cell
 
 
@@ -288,10 +289,9 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
         from rnn_lab import kernels
 
         for key, other, clash in (
-            ("model", config.model.name, config.model.name != "elman"),
+            ("model", config.model.name, config.model.name not in MODELS_WITH_A_KERNEL),
             ("training.device", config.training.device, config.training.device != "cpu"),
             ("training.truncation", config.training.truncation, config.training.truncation is not None),
-            ("regularizer", config.regularizer.name, config.regularizer.name != "none"),
         ):
             if clash:
                 found.append(f"training.kernel=numba: not with {key}={other}; use training.kernel=reference")

@@ -85,18 +85,18 @@ class Reference:
 
 
 class Fused:
-    """The Numba kernel, a run at a time, runs over all cores; what it does not measure, the reference does."""
+    """The Numba kernel, a run at a time, runs over all cores. alpha: (R,), of Omega; None: off."""
 
-    def __init__(self, theta: Parameters, net: bptt.Net, batches: MiniBatches):
+    def __init__(self, theta: Parameters, net: bptt.Net, batches: MiniBatches, alpha: Tensor | None = None):
         from rnn_lab.kernels.engine import Program  # imports Numba, half a second
 
         self._program = Program(theta, net, batches.task.steps, batches.batch_size)
-        self.grads = self._program.grads
-        self._net, self._batches, self._reference = net, batches, Reference(theta, net, batches)
+        self.grads, self._net, self._batches, self._measured = self._program.grads, net, batches, False
+        self._alpha = None if alpha is None else alpha.double().numpy()
 
     def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
-        batches = self._batches
-        return self._program(batches.x, batches.y, batches.k, False, *self._own_lengths())
+        batches, self._measured = self._batches, measure
+        return self._program(batches.x, batches.y, batches.k, measure, *self._own_lengths(), self._alpha)
 
     def _own_lengths(self) -> tuple[NDArray | None, NDArray | None]:
         """The steps that each run sits out, and its weight of one E_t."""
@@ -107,12 +107,14 @@ class Fused:
         return late.numpy(), np.broadcast_to(weight, len(late)).copy()
 
     def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        self._reference.gradients(measure=True)
-        return self._reference.measured()
+        if not self._measured:
+            self.gradients(measure=True)  # changes nothing but what is measured
+        scalars, omega = {"dE_dh/slope": probes.slope(self._program.curve())}, self._program.omega()
+        return scalars | ({} if omega is None else {"omega": omega}), self._program.timesteps()
 
 
 def engine_for(config: Config, theta: Parameters, net: bptt.Net, batches: MiniBatches, alpha: Tensor | None) -> Engine:
     """The engine that training.kernel names."""
     if config.training.kernel == "numba":
-        return Fused(theta, net, batches)
+        return Fused(theta, net, batches, alpha)
     return Reference(theta, net, batches, alpha, config.training.truncation)

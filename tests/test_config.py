@@ -504,10 +504,13 @@ def test_omega_is_of_elman_and_leaky_alone():
         assert line == f"regularizer=omega: not with model={model}; use regularizer=none"
 
 
-def test_the_kernel_is_of_elman_alone():
-    for model in ("leaky", "lstm", "gru"):
-        line = problems(composed("training.kernel=numba", f"model={model}"))[0]
-        assert line == f"training.kernel=numba: not with model={model}; use training.kernel=reference"
+def test_every_built_in_cell_has_a_kernel():
+    pytest.importorskip("numba")
+    for model in ("elman", "leaky", "lstm", "gru"):
+        assert problems(composed("training.kernel=numba", f"model={model}")) == []
+    assert problems(composed("training.kernel=numba", "regularizer=omega")) == []
+    [line] = problems(composed("training.kernel=numba", "training.truncation=5"))
+    assert line == "training.kernel=numba: not with training.truncation=5; use training.kernel=reference"
 
 
 def test_a_forget_bias_and_chrono_are_not_both_given():

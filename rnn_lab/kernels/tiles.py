@@ -11,22 +11,74 @@ shapes around it, threads, or anything else.
 import numba as nb
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 PAD = 8  # rows of all matrices here are padded to a multiple of it
 ROWS = 4
+BITS = 256  # of a vector
 
 
 @intrinsic
 def pointer(typingctx, array, offset):
-    """&array.flat[offset] of a C-contiguous array."""
+    """&array.flat[offset] of a C-contiguous array, or what lies `offset` entries behind a pointer."""
     sig = types.CPointer(array.dtype)(array, types.intp)
 
     def codegen(context, builder, sig, args):
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        given, data = sig.args[0], args[0]
+        if not isinstance(given, types.CPointer):
+            data = context.make_array(given)(context, builder, data).data
         return builder.gep(data, [args[1]])
 
     return sig, codegen
+
+
+@intrinsic
+def number(typingctx, pointer, value):
+    """A number of the type that the pointer points to."""
+
+    def codegen(context, builder, sig, args):
+        return context.cast(builder, args[1], sig.args[1], sig.return_type)
+
+    return pointer.dtype(pointer, value), codegen
+
+
+@intrinsic
+def lanes_of(typingctx, pointer):
+    """How many of these numbers a vector holds."""
+
+    def codegen(context, builder, sig, args):
+        return context.get_constant(types.intp, BITS // sig.args[0].dtype.bitwidth)
+
+    return types.intp(pointer), codegen
+
+
+def apart(function):
+    """A compiled function as a call that stays one: takes its arguments as a tuple. (Inlined everywhere, products compile for a minute.)"""
+
+    @intrinsic
+    def call(typingctx, arguments):
+        given = tuple(types.unliteral(a) for a in arguments)
+        its = typingctx.resolve_function_type(types.Dispatcher(function), given, {})
+
+        def codegen(context, builder, sig, args):
+            compiled = function.overloads[its.args]
+            context.add_linking_libs([compiled.library])
+            values = [
+                context.cast(builder, value, was, wanted)
+                for value, was, wanted in zip(
+                    cgutils.unpack_tuple(builder, args[0]), sig.args[0], its.args, strict=True
+                )
+            ]
+            callee = context.declare_function(builder.module, compiled.fndesc)
+            _, result = context.call_conv.call_function(
+                builder, callee, its.return_type, its.args, values, attrs=("noinline",)
+            )
+            return result
+
+        return its.return_type(arguments), codegen
+
+    return call
 
 
 def _vector(builder, element, lanes):
@@ -49,11 +101,11 @@ def _vector(builder, element, lanes):
 
 
 def _tile(rows: int, vectors: int):
-    """The code of C[0:rows, 0:vectors] (+)= sum over k of A[row, k] B[k, :]; widths in vectors of 32 bytes."""
+    """The code of C[0:rows, 0:vectors] (+)= sum over k of A[row, k] B[k, :]; widths in vectors."""
 
     @intrinsic
     def tile(typingctx, a, a_row, a_k, b, ldb, c, ldc, K, accumulate):
-        lanes = 32 // (a.dtype.bitwidth // 8)
+        lanes = BITS // a.dtype.bitwidth
 
         def codegen(context, builder, sig, args):
             a, a_row, a_k, b, ldb, c, ldc, K, accumulate = args
@@ -107,13 +159,8 @@ _1x3, _1x2, _1x1 = (_tile(1, v) for v in (3, 2, 1))
 
 
 @nb.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
-def product(A, a, a_row, a_k, B, b, ldb, C, c, ldc, M, N, K, accumulate=False):
-    """C = A B, or C += A B; A (M, K), B (K, N), C (M, N) lie in C-contiguous arrays at offsets a, b, c.
-
-    A[m, k] is a_row m + a_k k behind a, so (1, width) takes A transposed; B and C have row strides ldb and ldc. N is a multiple of PAD.
-    """
-    lanes = 32 // A.itemsize
-    column = 0
+def _product(A, a_row, a_k, B, ldb, C, ldc, M, N, K, accumulate):
+    lanes, column = lanes_of(A), 0
     while column < N:
         left = (N - column) // lanes
         vectors = (
@@ -121,7 +168,7 @@ def product(A, a, a_row, a_k, B, b, ldb, C, c, ldc, M, N, K, accumulate=False):
         )  # never ends on a lone vector, which waits for its own sums
         row = 0
         while row < M:
-            pa, pb, pc = pointer(A, a + row * a_row), pointer(B, b + column), pointer(C, c + row * ldc + column)
+            pa, pb, pc = pointer(A, row * a_row), pointer(B, column), pointer(C, row * ldc + column)
             if row + ROWS <= M:
                 if vectors == 3:
                     _4x3(pa, a_row, a_k, pb, ldb, pc, ldc, K, accumulate)
@@ -139,6 +186,18 @@ def product(A, a, a_row, a_k, B, b, ldb, C, c, ldc, M, N, K, accumulate=False):
                     _1x1(pa, a_row, a_k, pb, ldb, pc, ldc, K, accumulate)
                 row += 1
         column += vectors * lanes
+
+
+_call_product = apart(_product)
+
+
+@nb.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+def product(A, a_row, a_k, B, ldb, C, ldc, M, N, K, accumulate):
+    """C = A B, or C += A B if `accumulate`; A (M, K), B (K, N), C (M, N) begin at these pointers.
+
+    A[m, k] is a_row m + a_k k behind A, so (1, width) takes A transposed; B and C have row strides ldb and ldc. N is a multiple of PAD.
+    """
+    _call_product((A, a_row, a_k, B, ldb, C, ldc, M, N, K, accumulate))
 
 
 def _squares():

@@ -1,0 +1,300 @@
+"""A whole mini-batch, run by run: states, loss, adjoints, gradients, norms through time. What Python calls and Numba's cache keeps."""
+
+# pyright: reportCallIssue=false, reportArgumentType=false
+# (Numba's stubs describe neither its decorators' options nor what its intrinsics take.)
+
+import inspect
+import zlib
+from typing import Any, NamedTuple
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from rnn_lab.kernels import cells, functions, heads, recursion, scaling, tiles, vectors
+from rnn_lab.kernels.cells import ELMAN, Cell
+from rnn_lab.kernels.functions import JIT
+from rnn_lab.kernels.recursion import OPENNESS, H
+from rnn_lab.kernels.tiles import PAD, ROWS, number, pointer
+from rnn_lab.kernels.vectors import add, copy, fill, inner, padded, unpadded
+
+
+class Shape(NamedTuple):
+    """Of a program. L: steps that carry a loss.  width, wide: hidden and outputs, padded."""
+
+    layers: int
+    T: int
+    L: int
+    batch: int
+    inputs: int
+    hidden: int
+    outputs: int
+    width: int
+    wide: int
+
+
+class Data(NamedTuple):
+    """Blocks of mini-batches, (R, blocks, ...): symbols (T, batch) or numbers (T, batch, inputs); labels (L, batch) or targets
+    (L, batch, outputs). Of each pair one is empty.
+    """
+
+    symbols: NDArray
+    numbers: NDArray
+    labels: NDArray
+    targets: NDArray
+
+
+class PerRun(NamedTuple):
+    """(R,) each: steps sat out, weight of one example's E_t, factor of d+Omega/dW (0: none), leak."""
+
+    late: NDArray
+    weight: NDArray
+    alpha: NDArray
+    leak: NDArray
+
+
+class Results(NamedTuple):
+    """objective (R,), o (R, L, batch, outputs), series (R, SERIES, layers, T), curve (R, T): log10 ||dE_T/dh_t||, top layer; omega (R,)."""
+
+    objective: NDArray
+    o: NDArray
+    series: NDArray
+    curve: NDArray
+    omega: NDArray
+
+
+class Memory(NamedTuple):
+    """One thread's, whatever runs it computes. Arrays here, pointers in the kernels. Padding is 0 wherever it is read."""
+
+    h: Any  # (layers, T + 1, batch, width)
+    c: Any  # the same, or empty
+    gates: Any  # (layers, T + 1, batch, blocks width); Elman: h
+    delta: Any  # gated cells: gates; else a block of steps, (steps, batch, width)
+    given: Any  # (L or T, batch, width), immediate_t
+    U: Any  # (inputs or hidden, gates width)
+    bias: Any  # (gates width,)
+    W: Any  # (hidden, gates width)
+    WT: Any  # (gates hidden, width)
+    UT: Any  # the same, of layers above the first
+    dU: Any  # as U, bias, W: sums on their way
+    db: Any
+    dW: Any
+    S: Any  # as dU or dW: one step's summand
+    omega_W: Any  # (hidden, width)
+    V: Any  # (hidden, wide)
+    VT: Any  # (outputs, width)
+    dV: Any  # as V
+    o: Any  # (L, batch, wide)
+    dE_do: Any  # (L, batch, wide)
+    d: Any  # (2, batch, width), dE/dh_t and dE/dc_t of one step
+    step: Any  # (steps, batch, blocks width), a copy of a block of steps
+    left: Any  # (batch, width or inputs)
+    exponents: Any  # (steps, batch), of a block of steps
+    given_e: Any  # (T, batch)
+    e: Any  # (batch,)
+    k: Any  # (2, batch)
+    k_delta: Any  # (batch,)
+    s: Any  # (2, batch)
+    s_delta: Any  # (batch,)
+    sums: Any  # (2,), Omega's
+
+
+class Inputs(NamedTuple):
+    """Of one layer: symbols, or numbers x whose rows (t, example) begin `stride` entries apart; `size` of them each."""
+
+    one_hot: Any
+    symbols: Any
+    x: Any
+    stride: Any
+    size: Any
+
+
+def shape_of(layers: int, T: int, L: int, batch: int, inputs: int, hidden: int, outputs: int) -> Shape:
+    return Shape(layers, T, L, batch, inputs, hidden, outputs, -(-hidden // PAD) * PAD, -(-outputs // PAD) * PAD)
+
+
+def new_memory(cell: Cell, shape: Shape, dtype: np.dtype) -> Memory:
+    """layers T B H numbers for an Elman net, 2 layers T B H leaky, 6 and 5 layers T B H for LSTM and GRU, H padded; L B H more, or
+    T B H if there are several layers.
+    """
+    layers, T, L, batch, inputs, hidden, outputs, width, wide = shape
+    N, row, rows = cell.gates * width, cell.blocks * width, -(-hidden // ROWS) * ROWS
+    sequence, block = (layers, T + 1, batch), recursion.steps_in_cache.py_func(cell, batch) * batch
+
+    def zeros(*sizes: int) -> NDArray:
+        return np.zeros(sizes, dtype)
+
+    def integers(*sizes: int) -> NDArray:
+        return np.zeros(sizes, np.int64)
+
+    h = zeros(*sequence, width)
+    gates = h if cell.kind == ELMAN else zeros(*sequence, row)
+    return Memory(
+        h=h.ravel(),
+        c=zeros(*sequence, width if cell.states > 1 else 0).ravel(),
+        gates=gates.ravel(),
+        delta=gates.ravel() if cell.blocks > 1 else zeros(block * row),
+        given=zeros((T if layers > 1 else L) * batch * width),
+        U=zeros(max(inputs, rows) * N),
+        bias=zeros(N),
+        W=zeros(hidden * N),
+        WT=zeros(cell.gates * hidden * width),
+        UT=zeros(cell.gates * hidden * width),
+        dU=zeros(max(inputs, rows) * N),
+        db=zeros(N),
+        dW=zeros(rows * N),
+        S=zeros(max(inputs, rows) * N),
+        omega_W=zeros(rows * width),
+        V=zeros(hidden * wide),
+        VT=zeros(outputs * width),
+        dV=zeros(hidden * wide),
+        o=zeros(L * batch * wide),
+        dE_do=zeros(L * batch * wide),
+        d=zeros(2 * batch * width),
+        step=zeros(block * row),
+        left=zeros(batch * max(width, inputs)),
+        exponents=integers(block),
+        given_e=integers(T * batch),
+        e=integers(batch),
+        k=integers(2 * batch),
+        k_delta=integers(batch),
+        s=np.zeros(2 * batch),
+        s_delta=np.zeros(batch),
+        sums=np.zeros(2),
+    )
+
+
+@inner
+def pointers(m):
+    return Memory(
+        pointer(m.h, 0), pointer(m.c, 0), pointer(m.gates, 0), pointer(m.delta, 0), pointer(m.given, 0),
+        pointer(m.U, 0), pointer(m.bias, 0), pointer(m.W, 0), pointer(m.WT, 0), pointer(m.UT, 0),
+        pointer(m.dU, 0), pointer(m.db, 0), pointer(m.dW, 0), pointer(m.S, 0), pointer(m.omega_W, 0),
+        pointer(m.V, 0), pointer(m.VT, 0), pointer(m.dV, 0), pointer(m.o, 0), pointer(m.dE_do, 0), pointer(m.d, 0),
+        pointer(m.step, 0), pointer(m.left, 0), pointer(m.exponents, 0), pointer(m.given_e, 0), pointer(m.e, 0),
+        pointer(m.k, 0), pointer(m.k_delta, 0), pointer(m.s, 0), pointer(m.s_delta, 0), pointer(m.sums, 0),
+    )  # fmt: skip
+
+
+@inner
+def inputs_of(layer, shape, symbols, one_hot, numbers, h):
+    if layer == 0:
+        return Inputs(one_hot, symbols, numbers, shape.inputs, shape.inputs)
+    size = shape.batch * shape.width
+    return Inputs(False, symbols, pointer(h, ((layer - 1) * (shape.T + 1) + 1) * size), shape.width, shape.hidden)
+
+
+@inner
+def forward(cell, phi, leak, late, shape, theta, at, layer, inputs, m):
+    """One layer's states."""
+    width, hidden, sequence = shape.width, shape.hidden, (shape.T + 1) * shape.batch * shape.width
+    N = cell.gates * width
+    U, W, b = pointer(theta, at[3 * layer]), pointer(theta, at[3 * layer + 1]), pointer(theta, at[3 * layer + 2])
+    padded(U, inputs.size, hidden, cell.gates, cell.shift, False, m.U, width)
+    padded(b, 1, hidden, cell.gates, cell.shift, False, m.bias, width)
+    padded(W, hidden, hidden, cell.gates, 0, False, m.W, width)
+    if inputs.one_hot:
+        for symbol in range(inputs.size):
+            add(m.bias, pointer(m.U, symbol * N), N)
+    h, c = pointer(m.h, layer * sequence), pointer(m.c, layer * sequence)
+    gates = pointer(m.gates, layer * sequence * cell.blocks)
+    recursion.states(cell, phi, leak, late, shape, inputs, m.U, m.bias, m.W, gates, h, c)
+
+
+@inner
+def backward(cell, phi, leak, late, shape, theta, grad, at, layer, inputs, m, measure, alpha, series, curve):
+    """One layer's adjoints and gradients, from m.given, which then is the layer below's; returns Omega."""
+    T, L, width, hidden, top = shape.T, shape.L, shape.width, shape.hidden, layer == shape.layers - 1
+    size, steps, place = shape.batch * width, L if top else T, shape.layers * T
+    h, c = pointer(m.h, layer * (T + 1) * size), pointer(m.c, layer * (T + 1) * size)
+    gates = pointer(m.gates, layer * (T + 1) * size * cell.blocks)
+    delta = pointer(gates, (late + 1) * size * cell.blocks) if cell.blocks > 1 else m.delta
+    dU, dW, db = pointer(grad, at[3 * layer]), pointer(grad, at[3 * layer + 1]), pointer(grad, at[3 * layer + 2])
+    own, above = pointer(series, layer * T), measure and top and L > 1
+    padded(pointer(theta, at[3 * layer + 1]), hidden, hidden, cell.gates, 0, True, m.WT, width)
+    if layer > 0:
+        padded(pointer(theta, at[3 * layer]), hidden, hidden, cell.gates, cell.shift, True, m.UT, width)
+    if measure:
+        recursion.state_series(
+            cell, phi, late, shape, gates, h, pointer(own, H * place), pointer(own, OPENNESS * place)
+        )
+        recursion.nothing_before(late, own, place, curve)
+    omega = 0.0
+    for alone in range(1 if above else 0, -1, -1):  # E_T's curve first: the other sweep uses up its memory
+        omega = recursion.adjoints(
+            cell, phi, leak, late, shape, steps, alone > 0, inputs, layer > 0, h, c, gates, m.step if alone > 0 else delta, m,
+            measure, alpha != 0, curve if alone > 0 else own, own, place,
+        )  # fmt: skip
+    if measure and top and L == 1:
+        copy(own, curve, T)
+    unpadded(m.dW, hidden, hidden, cell.gates, 0, width, dW)
+    unpadded(m.dU, inputs.size, hidden, cell.gates, cell.shift, width, dU)
+    if inputs.one_hot:
+        for symbol in range(inputs.size):
+            add(pointer(m.dU, symbol * cell.gates * width), m.db, cell.gates * width)
+    unpadded(m.db, 1, hidden, cell.gates, cell.shift, width, db)
+    if alpha != 0:
+        add_omega_gradient(m.omega_W, shape, 4 * alpha / max(m.sums[1], 1.0), dW)
+    return omega
+
+
+@inner
+def add_omega_gradient(total, shape, factor, dW):
+    factor = number(dW, factor)
+    for i in range(shape.hidden):
+        for j in range(shape.hidden):
+            dW[i * shape.hidden + j] += factor * total[i * shape.width + j]
+
+
+@inner
+def run(cell, phi, leak, late, weight, alpha, shape, theta, grad, at, data, measure, m, results):
+    """One run: returns its objective and Omega. data: symbols, one_hot, numbers, labels, targets, classes; results: o, series, curve."""
+    symbols, one_hot, numbers, labels, targets, classes = data
+    o, series, curve = results
+    for layer in range(shape.layers):
+        forward(
+            cell, phi, leak, late, shape, theta, at, layer, inputs_of(layer, shape, symbols, one_hot, numbers, m.h), m
+        )
+    size, last = shape.batch * shape.width, shape.layers * (shape.T + 1) - shape.L
+    h, V, c = pointer(m.h, last * size), pointer(theta, at[3 * shape.layers]), pointer(theta, at[3 * shape.layers + 1])
+    padded(V, shape.hidden, shape.outputs, 1, 0, False, m.V, shape.wide)
+    padded(V, shape.hidden, shape.outputs, 1, 0, True, m.VT, shape.width)
+    heads.outputs(shape, h, m.V, c, m.o, o)
+    objective = heads.objective(shape, m.o, labels, targets, classes, weight, late, m.dE_do)
+    dV, dc = pointer(grad, at[3 * shape.layers]), pointer(grad, at[3 * shape.layers + 1])
+    heads.output_gradients(shape, h, m.dE_do, m.VT, m.dV, dV, dc, m.given)
+    fill(m.given_e, 0, shape.L * shape.batch)
+    omega = 0.0
+    for layer in range(shape.layers - 1, -1, -1):
+        inputs = inputs_of(layer, shape, symbols, one_hot, numbers, m.h)
+        omega += backward(
+            cell, phi, leak, late, shape, theta, grad, at, layer, inputs, m, measure, alpha, series, curve
+        )
+    return objective, omega
+
+
+def _program(sources: int):
+    @nb.njit(cache=True, nogil=True, **JIT)
+    def program(start, stop, cell, phi, shape, theta, grads, at, k, data, per_run, measure, memory, results):
+        """Runs start..stop of a program, one after another, on mini-batch k of their blocks. Several threads may do this at once, each
+        with memory of its own. theta, grads (R, P); at: where U W b ... V c begin.
+        """
+        _ = sources  # a closure's variables are part of its cache's key
+        one_hot, classes, m = data.symbols.size > 0, data.labels.size > 0, pointers(memory)
+        for r in range(start, stop):
+            of_run = (
+                pointer(data.symbols[r, k], 0), one_hot, pointer(data.numbers[r, k], 0),
+                pointer(data.labels[r, k], 0), pointer(data.targets[r, k], 0), classes,
+            )  # fmt: skip
+            into = pointer(results.o[r], 0), pointer(results.series[r], 0), pointer(results.curve[r], 0)
+            results.objective[r], results.omega[r] = run(
+                cell, phi, per_run.leak[r], per_run.late[r], per_run.weight[r], per_run.alpha[r], shape,
+                pointer(theta[r], 0), pointer(grads[r], 0), pointer(at, 0), of_run, measure, m, into,
+            )  # fmt: skip
+
+    return program
+
+
+# Numba looks at this file alone to see whether what it has cached is out of date.
+SOURCES = (cells, functions, heads, recursion, scaling, tiles, vectors)
+program = _program(zlib.crc32("".join(map(inspect.getsource, SOURCES)).encode()))

@@ -1,0 +1,288 @@
+"""Through time and back, one layer of one run: the loops that are the same for every cell (bptt, cells, probes, regularizers).
+
+t = 1..T as in the equations: row 0 of h and c is the state before the sequence, row 0 of all else is unused. Rows are padded to `width`
+entries. A run that sits out `late` steps begins at late + 1; nothing is read or written before, but for its state, 0.
+"""
+
+# pyright: reportCallIssue=false, reportArgumentType=false, reportGeneralTypeIssues=false
+# (Numba's stubs describe neither its decorators' options nor what its intrinsics take.)
+
+import math
+
+from rnn_lab.kernels import cells
+from rnn_lab.kernels.cells import GRU, LEAKY, LSTM
+from rnn_lab.kernels.scaling import LOG10_2, add_immediate, log10_rms, norm_and_exponent, normalise, scale, square_norm
+from rnn_lab.kernels.tiles import PAD, ROWS, pointer, product
+from rnn_lab.kernels.vectors import add, copy, fill, inner, sum_of_squares
+
+IN_CACHE = 60  # rows of a block of states and adjoints that share the L1 cache
+TINY = 1e-20  # regularizers.TINY
+# of every (layer, t); a gated cell has gates/saturation in the place of phi_prime/mean, and only the LSTM the last
+SERIES = range(7)
+DE_DH, DELTA, H, OPENNESS, DW, DU, DE_DC = SERIES
+
+
+@inner
+def states(cell, phi, leak, late, shape, inputs, U, bias, W, gates, h, c):
+    """h_t for all t."""
+    batch, width, size = shape.batch, shape.width, shape.batch * shape.width
+    row, N = cell.blocks * width, cell.gates * width
+    fill(h, 0, (late + 1) * size)
+    if cell.states > 1:
+        fill(c, 0, (late + 1) * size)
+    for t in range(late + 1, shape.T + 1):
+        z = pointer(gates, t * batch * row)
+        for n in range(batch):
+            given = pointer(U, inputs.symbols[(t - 1) * batch + n] * N) if inputs.one_hot else bias
+            copy(given, pointer(z, n * row), N)
+            if cell.first_W > 0:
+                fill(pointer(z, n * row + N), 0, row - N)
+        if not inputs.one_hot:
+            x_t = pointer(inputs.x, (t - 1) * batch * inputs.stride)
+            product(x_t, inputs.stride, 1, U, N, z, row, batch, N, inputs.size, True)
+        before, own = pointer(h, (t - 1) * size), pointer(z, cell.first_W * width)
+        product(before, width, 1, W, N, own, row, batch, N, shape.hidden, True)
+        cells.forward(cell, phi, leak, z, pointer(h, t * size), pointer(c, t * size), batch, width)
+
+
+@inner
+def send_back(cell, shape, delta, WT, d):
+    """What reaches h_{t-1} through W: d = delta_t W^T, added to what cells.backward left there if the cell has another way back."""
+    width, past = shape.width, cell.kind == LEAKY or cell.kind == GRU
+    for gate in range(cell.gates):
+        own, part = pointer(delta, (cell.first_W + gate) * width), pointer(WT, gate * shape.hidden * width)
+        product(own, cell.blocks * width, 1, part, width, d, width, shape.batch, width, shape.hidden, past or gate > 0)
+
+
+@inner
+def adjoints(
+    cell, phi, leak, late, shape, steps, alone, inputs, below, h, c, gates, delta, memory, measure, regularised, dE_dh, series, place
+):  # fmt: skip
+    """dE/dh_t (and dE/dc_t), delta_t and what follows from them, last step first (bptt, cells: scaled adjoints); returns Omega if it is
+    measured or regularised.
+
+    memory.given: immediate_t of the last `steps` steps, used up; with a layer `below` it ends as that layer's.  alone: of E_T only, nothing
+    but log10 ||dE_dh|| is kept.  delta: mantissas of the block of steps at hand (gated cells: in the memory of the gates).
+    Fills memory.dW, .dU, .db and .omega_W (`omega_step`); series: of this layer, `place` entries apart.
+    """
+    T, batch, width, hidden = shape.T, shape.batch, shape.width, shape.hidden
+    size, row, to_norm, gated = batch * width, cell.blocks * width, math.log10(batch), cell.blocks > 1
+    block = steps_in_cache(cell, batch)
+    ring = 1 if alone else (T if gated else block)
+    d, e, s, k = memory.d, memory.e, memory.s, memory.k
+    omega, sums = (measure or regularised) and not gated and not alone, memory.sums
+    fill(sums, 0, 2)
+    if not alone:
+        clear_sums(cell, shape, inputs, regularised, memory)
+    own = delta
+    for t in range(T, late, -1):
+        z, h_t, c_t = pointer(gates, t * batch * row), pointer(h, t * size), pointer(c, t * size)
+        l = t - 1 - (T - steps)  # noqa: E741
+        if t == T:
+            copy(pointer(memory.given, l * size), d, size)
+            fill(pointer(d, size), 0, size)
+            copy(pointer(memory.given_e, l * batch), e, batch)
+        else:
+            send_back(cell, shape, own, memory.WT, d)
+            if omega:
+                omega_step(shape, own, regularised, memory)
+            if l >= 0 and not alone:
+                given = pointer(memory.given, l * size)
+                add_immediate(d, cell.states, batch, width, e, given, pointer(memory.given_e, l * batch))
+        if cell.kind == LSTM:
+            cells.lstm_through_output(d, z, c_t, batch, width)
+        normalise(d, cell.states, batch, hidden, width, e, s, k)
+        if measure:
+            dE_dh[t - 1] = log10_rms(s, k, e, batch) + to_norm
+        if alone and gated:
+            copy(z, delta, batch * row)
+        own = pointer(delta, ((t - late - 1) % ring) * batch * row)
+        cells.backward(cell, phi, leak, d, z, own, h_t, c_t, batch, width)
+        if alone:
+            continue
+        copy(e, pointer(memory.exponents, ((t - late - 1) % block) * batch), batch)
+        if measure:
+            if cell.kind == LSTM:
+                series[DE_DC * place + t - 1] = log10_rms(pointer(s, batch), pointer(k, batch), e, batch) + to_norm
+            step_series(cell, shape, inputs, pointer(h_t, -size), own, t, memory, pointer(series, t - 1), place)
+        if (t - late - 1) % block == 0:
+            gradients(cell, shape, inputs, below, pointer(h_t, -size), own, t, min(block, T + 1 - t), memory)
+    if omega and late < T:
+        send_back(cell, shape, own, memory.WT, d)
+        omega_step(shape, own, regularised, memory)
+    return sums[0] / max(sums[1], 1.0)
+
+
+@inner
+def steps_in_cache(cell, batch):
+    return max(1, IN_CACHE // (batch * cell.blocks))
+
+
+@inner
+def clear_sums(cell, shape, inputs, regularised, memory):
+    N, rows = cell.gates * shape.width, -(-shape.hidden // ROWS) * ROWS
+    fill(memory.dW, 0, rows * N)
+    fill(memory.dU, 0, inputs.size * N)
+    fill(memory.db, 0, N)
+    if regularised:
+        fill(memory.omega_W, 0, rows * shape.width)
+
+
+@inner
+def omega_step(shape, delta, regularised, memory):
+    """One step's part of Omega and of sum (ratio_t - 1) / ||d_t||^2 (delta_t W^T)^T delta_t (regularizers).
+
+    memory.d holds delta_t W^T; s and e the square norms of what it held before, dE/dh_t, whose exponents are delta_t's too.
+    """
+    batch, width, s, sums = shape.batch, shape.width, memory.s, memory.sums
+    for n in range(batch):
+        weight, d = 0.0, pointer(memory.d, n * width)
+        if math.ldexp(s[n], 2 * memory.e[n]) >= TINY:
+            back, k = square_norm(d, 1, shape.hidden, width)
+            excess = math.ldexp(back / s[n], 2 * k) - 1
+            sums[0] += excess * excess
+            sums[1] += 1
+            weight = excess / s[n]
+        if regularised:
+            to = pointer(memory.left, n * width)
+            for j in range(width):
+                to[j] = d[j] * weight
+    if regularised:
+        rows = -(-shape.hidden // ROWS) * ROWS
+        product(memory.left, 1, width, delta, width, memory.omega_W, width, rows, width, batch, True)
+
+
+@inner
+def gradients(cell, shape, inputs, below, before, delta, t, steps, memory):
+    """Of `steps` steps from t on: dW += h_{t-1}^T delta_t (the GRU's delta of h_{t-1} W), dU += x_t^T delta_t, db += delta_t, as plain
+    floats, with whatever they under- or overflow to; and what the layer `below` is given, delta_t U^T, with delta's exponents.
+    """
+    batch, width, hidden, row, N = (
+        shape.batch,
+        shape.width,
+        shape.hidden,
+        cell.blocks * shape.width,
+        cell.gates * shape.width,
+    )
+    rows, e = steps * batch, memory.exponents
+    if below:
+        for gate in range(cell.gates):
+            own, UT = pointer(delta, gate * width), pointer(memory.UT, gate * hidden * width)
+            to = pointer(memory.given, (t - 1) * batch * width)
+            product(own, row, 1, UT, width, to, width, rows, width, hidden, gate > 0)
+        copy(e, pointer(memory.given_e, (t - 1) * batch), rows)
+    plain, scaled = delta, False
+    for m in range(rows):
+        scaled = scaled or e[m] != 0
+    if scaled:
+        plain = memory.step
+        copy(delta, plain, rows * row)
+        for m in range(rows):
+            if e[m] != 0:
+                scale(pointer(plain, m * row), e[m], row)
+    own, size = pointer(plain, cell.first_W * width), -(-hidden // ROWS) * ROWS
+    product(before, 1, width, own, row, memory.dW, N, size, N, rows, True)
+    if inputs.one_hot:
+        add_by_symbol(shape, inputs, t, rows, plain, row, N, memory.dU)
+    else:
+        x_t = pointer(inputs.x, (t - 1) * batch * inputs.stride)
+        product(x_t, 1, inputs.stride, plain, row, memory.dU, N, inputs.size, N, rows, True)
+        for m in range(rows):
+            add(pointer(plain, m * row), memory.db, N)
+
+
+@inner
+def add_by_symbol(shape, inputs, t, rows, delta, row, N, total):
+    """total[symbol] += delta of every example that reads this symbol, `rows` of them from step t on."""
+    for m in range(rows):
+        add(pointer(delta, m * row), pointer(total, inputs.symbols[(t - 1) * shape.batch + m] * N), N)
+
+
+@inner
+def state_series(cell, phi, late, shape, gates, h, h_norm, openness):
+    """h/norm, and phi_prime/mean or, of a gated cell, gates/saturation, at each t (probes.states, probes.gates)."""
+    batch, width, hidden = shape.batch, shape.width, shape.hidden
+    row, counted = cell.blocks * width, 3 if cell.kind == LSTM else 2
+    for t in range(late):
+        h_norm[t], openness[t] = 0.0, math.nan  # no gates there
+    for t in range(late + 1, shape.T + 1):
+        square, total = 0.0, 0.0
+        for m in range(t * batch, (t + 1) * batch):
+            square += sum_of_squares(pointer(h, m * width), hidden)
+            if cell.blocks > 1:
+                total += cells.saturated(cell, pointer(gates, m * row), hidden, width) / counted
+            else:
+                total += cells.phi_prime_sum(pointer(gates, m * row), phi, hidden)
+        h_norm[t - 1] = math.sqrt(square / batch)
+        openness[t - 1] = total / (batch * hidden)
+
+
+@inner
+def nothing_before(late, series, place, curve):
+    """No adjoint reaches the steps that a run sits out: log10 norms are -inf there."""
+    for t in range(late):
+        curve[t] = -math.inf
+        for n in (DE_DH, DELTA, DW, DU, DE_DC):
+            series[n * place + t] = -math.inf
+
+
+@inner
+def mantissas(v, rows, columns, stride, to):
+    """(where `rows` rows, `stride` apart, lie without their common scale 2^k, k): in v itself if they need none, else in `to`."""
+    norm = square_norm(v, rows, columns, stride) if stride % PAD == 0 else norm_and_exponent(v, rows, columns, stride)
+    k = norm[1]
+    if k == 0:
+        return v, k
+    for n in range(rows):
+        copy(pointer(v, n * stride), pointer(to, n * stride), columns)
+        scale(pointer(to, n * stride), -k, columns)
+    return to, k
+
+
+@inner
+def log10_summand(S, rows, gates, hidden, width, k):
+    """log10 of the Frobenius norm of S 2^k."""
+    s, own = square_norm(S, rows * gates, hidden, width)
+    return 0.5 * math.log10(s) + (own + k) * LOG10_2 if s != 0 else -math.inf
+
+
+@inner
+def one_scale(cell, shape, delta, memory):
+    """(delta_t of all examples with one exponent, that exponent): in `delta` itself if they have one, else in memory.step."""
+    batch, row, s, k, e = shape.batch, cell.blocks * shape.width, memory.s_delta, memory.k_delta, memory.e
+    most, some, same = 0, False, True
+    for n in range(batch):
+        if s[n] != 0 and (not some or k[n] + e[n] > most):
+            most, some = k[n] + e[n], True
+    for n in range(batch):
+        same = same and e[n] == most
+    if same:
+        return delta, most
+    copy(delta, memory.step, batch * row)
+    for n in range(batch):
+        if e[n] != most:
+            scale(pointer(memory.step, n * row), e[n] - most, row)
+    return memory.step, most
+
+
+@inner
+def step_series(cell, shape, inputs, before, delta, t, memory, series, place):
+    """log10 of the norms of delta_t, h_{t-1}^T delta_t and x_t^T delta_t, from mantissas (probes.adjoints, probes.summands)."""
+    batch, width, hidden = shape.batch, shape.width, shape.hidden
+    row, N, rows, S = cell.blocks * width, cell.gates * width, -(-hidden // ROWS) * ROWS, memory.S
+    for n in range(batch):
+        memory.s_delta[n], memory.k_delta[n] = square_norm(pointer(delta, n * row), cell.gates, hidden, width)
+    series[DELTA * place] = log10_rms(memory.s_delta, memory.k_delta, memory.e, batch) + math.log10(batch)
+    D, most = one_scale(cell, shape, delta, memory)
+    h, k = mantissas(before, batch, hidden, width, memory.left)
+    product(h, 1, width, pointer(D, cell.first_W * width), row, S, N, rows, N, batch, False)
+    series[DW * place] = log10_summand(S, hidden, cell.gates, hidden, width, k + most)
+    k = 0
+    if inputs.one_hot:
+        fill(S, 0, inputs.size * N)
+        add_by_symbol(shape, inputs, t, batch, D, row, N, S)
+    else:
+        x_t = pointer(inputs.x, (t - 1) * batch * inputs.stride)
+        x_t, k = mantissas(x_t, batch, inputs.size, inputs.stride, memory.left)
+        product(x_t, 1, inputs.stride, D, row, S, N, inputs.size, N, batch, False)
+    series[DU * place] = log10_summand(S, inputs.size, cell.gates, hidden, width, k + most)

@@ -27,8 +27,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rnn_lab.complaints import complaint
 from rnn_lab.config import Config, ConfigError, leaves, typed
-from rnn_lab.jobs import RunsFailed, check, metric, report, run_directory, train_jobs
-from rnn_lab.recording.store import finished_run, lock
+from rnn_lab.jobs import Options, RunsFailed, Task, check, fail, metric, report, run_directory, train_jobs
+from rnn_lab.recording.journal import note
+from rnn_lab.recording.store import discard_checkpoint, finished_run, lock
 
 if TYPE_CHECKING:
     from rnn_lab.runner import Outcome
@@ -51,6 +52,10 @@ class Prepared:
     @property
     def directory(self) -> Path:
         return run_directory(self.config)
+
+    @property
+    def task(self) -> Task:
+        return Task(self.config, self.directory, list(self.composed.hydra.overrides.task))
 
 
 class VectorizedSweeper(Sweeper):
@@ -76,6 +81,8 @@ class VectorizedSweeper(Sweeper):
         ours = self.launcher if isinstance(self.launcher, VectorizedLauncher) else None
         if ours:
             ours.prepare(jobs)
+            if ours.options.dry_run:
+                return [ours.launch(jobs, initial_job_idx=0)]
         with ours.alone_in(directory) if ours else nullcontext():
             directory.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(self.config, directory / "multirun.yaml")
@@ -106,13 +113,13 @@ def _swept(override: Override) -> list[str]:
 
 
 class VectorizedLauncher(Launcher):
-    """Trains the jobs of a sweep as few tensor programs: grouped by shape, finished ones skipped, equal ones run once.
+    """Trains the jobs of a sweep as few tensor programs: grouped by shape, finished ones skipped, killed ones resumed, equal ones run once.
 
-    engine: where programs run; "serial" is this process.  max_runs: runs in one program at most.
+    options: the fields of jobs.Options.
     """
 
-    def __init__(self, engine: str, max_runs: int):
-        self.engine, self.max_runs = engine, max_runs
+    def __init__(self, **options: Any):
+        self.options = Options(**options)
         self._prepared: dict[tuple[str, ...], Prepared] = {}
         self._structures: dict[tuple[str, ...], DictConfig] = {}
         self._alone = False
@@ -169,6 +176,8 @@ class VectorizedLauncher(Launcher):
         for number, job in enumerate(jobs):
             with read_write(job.composed.hydra), open_dict(job.composed.hydra):
                 job.composed.hydra.job.id = job.composed.hydra.job.num = initial_job_idx + number
+        if self.options.dry_run:
+            return self._rehearse(jobs)
         with self.alone_in(jobs[0].directory.parent):
             return self._launch(jobs)
 
@@ -186,23 +195,34 @@ class VectorizedLauncher(Launcher):
             self._alone = False
             os.close(held)
 
-    def _launch(self, jobs: list[Prepared]) -> list[JobReturn]:
+    def _rehearse(self, jobs: list[Prepared]) -> list[JobReturn]:
+        from rnn_lab.rehearsal import rehearse
+
         unique = {job.directory: job for job in jobs}
+        rehearse([job.task for job in unique.values()], self.options, len(jobs))
+        return [self._returned(job, None) for job in jobs]
+
+    def _launch(self, jobs: list[Prepared]) -> list[JobReturn]:
+        sweep, unique = jobs[0].directory.parent, {job.directory: job for job in jobs}
         finished = {directory: record for directory in unique if (record := finished_run(directory))}
         todo = [job for directory, job in unique.items() if directory not in finished]
-        print(
-            f"{jobs[0].directory.parent}: {len(jobs)} jobs, {len(unique)} runs, {len(finished)} of them finished before"
-        )
+        line = f"{len(jobs)} jobs, {len(unique)} runs, {len(finished)} of them finished before"
+        print(f"{sweep}: {line}")
+        note(sweep / "sweep.log", f"launched: {line}")
+        for directory in finished:
+            discard_checkpoint(directory)  # of one that was killed as it ended
         returns = {d: self._returned(unique[d], metric(r.get("summary", {}))) for d, r in finished.items()}
 
         suspended = [SuspendedJob(job.composed, self.hydra_context) for job in todo]
         singleton, environment = HydraConfig.instance().cfg, dict(os.environ)
         try:
             ready = [job for job, task in zip(todo, suspended, strict=True) if task.begin()]
-            work = [(job.config, job.directory, list(job.composed.hydra.overrides.task)) for job in ready]
-            trained = dict(zip((job.directory for job in ready), train_jobs(work, self.max_runs), strict=True))
+            outcomes = train_jobs([job.task for job in ready], self.options) if ready else []
+            trained = dict(zip((job.directory for job in ready), outcomes, strict=True))
             for job, task in zip(todo, suspended, strict=True):
                 returns[job.directory] = task.end(trained.get(job.directory))
+                if job.directory not in trained and task.outcome:
+                    fail(job.task, task.outcome.error or "")
         finally:
             for task in suspended:
                 task.abandon()
@@ -212,7 +232,7 @@ class VectorizedLauncher(Launcher):
         ended = {
             job.directory: task.outcome for job, task in zip(todo, suspended, strict=True) if task.outcome is not None
         }
-        report(ended, len(finished))
+        report(sweep, ended, len(finished))
         return [returns[job.directory] for job in jobs]
 
     @staticmethod

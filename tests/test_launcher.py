@@ -72,7 +72,13 @@ def test_each_run_has_a_directory_of_its_own(swept):
     runs = runs_of(swept)
     assert len(runs) == SIX
     for name, run in runs.items():
-        assert sorted(p.name for p in run.iterdir()) == [".hydra", "run.json", "steps.jsonl", "timesteps.f32"]
+        assert sorted(p.name for p in run.iterdir()) == [
+            ".hydra",
+            "run.json",
+            "steps.jsonl",
+            "timesteps.f32",
+            "train.log",
+        ]
         assert sorted(p.name for p in (run / ".hydra").iterdir()) == ["config.yaml", "hydra.yaml", "overrides.yaml"]
         composed = OmegaConf.load(run / ".hydra" / "config.yaml")
         assert isinstance(composed, DictConfig)
@@ -380,7 +386,7 @@ def prepared() -> Iterator[launcher.VectorizedLauncher]:
     try:
         loader = hydra.config_loader
         config = loader.load_configuration("config", ["hydra.job.env_copy=[HOME]"], run_mode=RunMode.MULTIRUN)
-        made = launcher.VectorizedLauncher("serial", 64)
+        made = launcher.VectorizedLauncher()
         context = HydraContext(config_loader=loader, callbacks=Callbacks())
         made.setup(hydra_context=context, task_function=lambda _: None, config=config)
         yield made

@@ -6,12 +6,13 @@ No torch at import time: `--help` and shell completion pass through here.
 import copy
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra._internal.config_loader_impl import get_overrides_dirname
 from hydra.core.hydra_config import HydraConfig
@@ -82,7 +83,7 @@ class VectorizedSweeper(Sweeper):
         if ours:
             ours.prepare(jobs)
             if ours.options.dry_run:
-                return [ours.launch(jobs, initial_job_idx=0)]
+                ours.rehearse(jobs)
         with ours.alone_in(directory) if ours else nullcontext():
             directory.mkdir(parents=True, exist_ok=True)
             OmegaConf.save(self.config, directory / "multirun.yaml")
@@ -177,9 +178,17 @@ class VectorizedLauncher(Launcher):
             with read_write(job.composed.hydra), open_dict(job.composed.hydra):
                 job.composed.hydra.job.id = job.composed.hydra.job.num = initial_job_idx + number
         if self.options.dry_run:
-            return self._rehearse(jobs)
+            self.rehearse(job_overrides)
         with self.alone_in(jobs[0].directory.parent):
             return self._launch(jobs)
+
+    def rehearse(self, job_overrides: Sequence[Sequence[str]]) -> NoReturn:
+        """Says what would be done, and leaves: another sweeper than ours would ask for the results."""
+        from rnn_lab.rehearsal import rehearse
+
+        unique = {job.directory: job for job in self.prepare(job_overrides)}
+        rehearse([job.task for job in unique.values()], self.options, len(job_overrides))
+        sys.exit(0)
 
     @contextmanager
     def alone_in(self, sweep: Path) -> Iterator[None]:
@@ -194,13 +203,6 @@ class VectorizedLauncher(Launcher):
         finally:
             self._alone = False
             os.close(held)
-
-    def _rehearse(self, jobs: list[Prepared]) -> list[JobReturn]:
-        from rnn_lab.rehearsal import rehearse
-
-        unique = {job.directory: job for job in jobs}
-        rehearse([job.task for job in unique.values()], self.options, len(jobs))
-        return [self._returned(job, None) for job in jobs]
 
     def _launch(self, jobs: list[Prepared]) -> list[JobReturn]:
         sweep, unique = jobs[0].directory.parent, {job.directory: job for job in jobs}

@@ -216,7 +216,10 @@ def held_to(sweep: Sweep, undisturbed: Sweep) -> None:
         ids = mine.steps.groupby("run_id").size()
         for file in files:
             rows = ids[re.search(r"([0-9a-f]{10})\.wandb$", file.name)[1]]  # type: ignore[index]
-            check(rows_in(file) == rows, file, "holds", rows_in(file), "of", rows, "rows")
+            told = (
+                f"rows reached {file}" in (sweep.folder / "output.txt").read_text()
+            )  # wandb-core too slow, then killed
+            check(rows_in(file) == rows or told, file, "holds", rows_in(file), "of", rows, "rows, and nobody said so")
 
 
 def nothing_left(folder: Path, patience: float = 15) -> None:

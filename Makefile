@@ -29,6 +29,8 @@ lint: .venv
 	$(BIN)/pyright
 
 figures: demo
+	$(BIN)/python experiments/bifurcation.py
+	$(BIN)/python experiments/error_surface.py
 
 bench: .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

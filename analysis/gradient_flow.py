@@ -57,7 +57,7 @@ def table(results: Results, quantity: str = "dE_dh", step: int | str = 0, layer:
     rows = rows[rows["layer"] == (layer or rows.groupby("run_id")["layer"].transform("max"))]
     if rows.empty:
         raise ResultsError(f"nothing to draw: no run has a record at step {step}, layer {layer or 'top'}")
-    named = grouping.groups(results, at_init=step == 0)
+    named = grouping.groups(results, grouping.AFTER_UPDATES if step == 0 else ())
     named = named[named["run_id"].isin(rows["run_id"])]
     # Runs that differ in what has not acted yet have one and the same curve; twice it would count as two seeds.
     drawn = named.drop_duplicates([*GROUP, "seed"])

@@ -39,14 +39,14 @@ def where(results: Results, conditions: Sequence[str]) -> Results:
     return Results(runs, steps, timesteps, results.config)
 
 
-def groups(results: Results, at_init: bool = False) -> pd.DataFrame:
+def groups(results: Results, ignored: tuple[str, ...] = ()) -> pd.DataFrame:
     """One row a run: run_id, status, seed, and the names that say which group it repeats (GROUP).
 
     panel    the activation, or the cell where it is gated
     length   task.length
     init     "scale 1.5", "std 0.01", or the preset
     variant  what else differs between runs that share these three ("clip norm"), seeds apart; "-" if nothing does.
-             With `at_init` clipping, optimiser and regulariser make no variants: at step 0 they have not acted.
+             `ignored`: beginnings of keys that make no variants, AFTER_UPDATES at step 0, say
     """
     runs = results.runs.reset_index(drop=True)
 
@@ -62,7 +62,7 @@ def groups(results: Results, at_init: bool = False) -> pd.DataFrame:
         length=leaf("task.length", 0).astype(int),
         init=scale.where(std.eq("std null"), std).where(preset.eq("none"), preset),
     )
-    named["variant"] = _variants(runs, results.config, named, IGNORED + (AFTER_UPDATES if at_init else ()))
+    named["variant"] = _variants(runs, results.config, named, IGNORED + ignored)
     return named
 
 

@@ -143,13 +143,13 @@ def time_axes(column: Sequence[Axes], T: int, room: float) -> None:
     column[-1].set_xlabel("time step $t$ (loss at the right end)")
 
 
-def legend(fig: Figure, handles: Sequence[Line2D]) -> None:
-    """Samples of lines in a row above everything; nothing if there are none."""
+def legend(fig: Figure, handles: Sequence[Line2D], columns: int | None = None) -> None:
+    """Samples of lines above everything, in rows of `columns` (default: by the figure's width); nothing if there are none."""
     if handles:
         fig.legend(
             handles=list(handles),
             loc="outside upper center",
-            ncols=min(len(handles), int(1.1 * fig.get_figwidth())),
+            ncols=columns or min(len(handles), int(1.1 * fig.get_figwidth())),
             frameon=False,
         )
 

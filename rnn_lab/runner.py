@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from rnn_lab import checkpoints, interrupts, kernels
+from rnn_lab import cells, checkpoints, interrupts, kernels
 from rnn_lab.checkpoints import Beginning
-from rnn_lab.config import Config, container, run_id, run_name
+from rnn_lab.config import Config, cell_name, container, run_id, run_name
+from rnn_lab.probes import series_names
 from rnn_lab.recording import Row, RunInfo, Sink
 from rnn_lab.recording.journal import note_run
 from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.store import SHAPE, Locked, StoreSink
 from rnn_lab.recording.wandb import WandbSink
-from rnn_lab.training import TIMESTEP_SERIES, Snapshot, Training
+from rnn_lab.training import Snapshot, Training
 from rnn_lab.vectorize import make_task
 
 log = logging.getLogger("rnn_lab")
@@ -39,14 +40,14 @@ class Job:
     @property
     def info(self) -> RunInfo:
         config = self.config
-        tags = [config.task.name, config.model.activation, config.clip.name]
+        tags = [config.task.name, cell_name(config), config.clip.name]
         return RunInfo(run_id(config), config.sweep, self.directory, container(config), run_name(config), tags)
 
     def describe(self) -> dict[str, Any]:
         """What its record says besides its config."""
         task = make_task(self.config.task)
         return {
-            "series": list(TIMESTEP_SERIES),
+            "series": list(series_names(cells.kind(self.config.model.name))),
             "layers": self.config.model.layers,
             "T": task.steps,
             "baseline": task.baseline_of(self.config.task.reduction)._asdict(),
@@ -224,3 +225,5 @@ def _record(snapshot: Snapshot, recorders: list[Recorder]) -> None:
         scalars = {name: float(values[run]) for name, values in snapshot.scalars.items()}
         timesteps = {name: values[run][..., snapshot.late[run] :] for name, values in snapshot.timesteps.items()}
         recorders[run].log(Row(snapshot.step, scalars, timesteps), bool(snapshot.diverged[run]))
+        if snapshot.solved[run]:
+            recorders[run].finish("completed")

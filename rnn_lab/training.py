@@ -14,17 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rnn_lab import bptt, clipping, optimizers, predictions, probes, vectorize
-from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.config import Config
 from rnn_lab.engines import engine_for
 from rnn_lab.evaluation import evaluations
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-TIMESTEP_SERIES = (
-    *("dE_dh/log10_norm", "delta/log10_norm"),  # total derivatives
-    *("h/norm", "phi_prime/mean"),
-    *("dW/log10_norm", "dU/log10_norm"),  # the lecture's sum over time, term by term
-)
 
 
 @dataclass(frozen=True)
@@ -32,7 +26,8 @@ class Snapshot:
     """What was measured after `step` updates, for the runs where `runs` is true.
 
     scalars: (R,) float64 each.  timesteps: (R, layers, T) float32 each.  diverged: (R,), the runs that end here because their loss or
-    gradient is not finite.  late: (R,), how many of the T steps come before each run's own first and mean nothing.
+    gradient is not finite.  solved: (R,), those that end here because they have solved their task (training.stop_when_solved).
+    late: (R,), how many of the T steps come before each run's own first and mean nothing.
     """
 
     step: int
@@ -40,6 +35,7 @@ class Snapshot:
     scalars: dict[str, NDArray[np.float64]]
     timesteps: dict[str, NDArray[np.float32]]
     diverged: NDArray[np.bool_]
+    solved: NDArray[np.bool_]
     late: NDArray[np.int64]
 
 
@@ -53,8 +49,9 @@ def train(configs: list[Config]) -> Iterator[Snapshot]:
 class Training:
     """R runs of equal static fields as one program. What happens in a run depends on its own config and seed alone.
 
-    A run whose loss or gradient is not finite is frozen: its last row is the one that shows it, and the others go on. With
-    training.updates=0 nothing is applied, so nothing diverges: an overflowing gradient is then just measured.
+    A run whose loss or gradient is not finite is frozen: its last row is the one that shows it, and the others go on. So is one that has
+    solved its task, where training.stop_when_solved says so. With training.updates=0 nothing is applied, so nothing diverges: an
+    overflowing gradient is then just measured.
     Sets PyTorch to one thread: with more, the order of long sums depends on what else is in the program.
 
     step: how many updates have been applied.  done: nothing is left to do.
@@ -65,9 +62,8 @@ class Training:
         first = self.first = configs[0]
         dtype, device = DTYPES[first.training.dtype], first.training.device
         self.configs, self.task = configs, vectorize.make_task(first.task)
-        self.net = bptt.Net(
-            ACTIVATIONS[first.model.activation], self.task.loss, self.task.loss_steps, first.task.reduction
-        )
+        cell = vectorize.make_cell(configs, dtype, device)
+        self.net = bptt.Net(cell, self.task.loss, self.task.loss_steps, first.task.reduction)
         init_rngs, data_rngs, eval_roots = zip(*(vectorize.streams(c.seed) for c in configs), strict=True)
         self.eval_roots = list(eval_roots)
         self.theta = vectorize.stack_parameters(configs, self.task, list(init_rngs), dtype, device)
@@ -107,7 +103,7 @@ class Training:
 
         finite = torch.isfinite(loss) & torch.isfinite(clipping.norm(g))
         diverged = self.active & ~finite & (training.updates > 0)
-        rows = self.active if record else diverged
+        rows, solved = self.active if record else diverged, torch.zeros_like(diverged)
         if rows.any():  # between two rows: what a run died of
             y = self.batches.tensors()[1]
             scalars = {
@@ -118,16 +114,19 @@ class Training:
             }
             own, timesteps = self.engine.measured()
             scalars |= own | self._occasional(evaluate, smoothness)
+            if evaluate and training.stop_when_solved:
+                solved = self.active & ~diverged & (scalars["eval/error"] < self.task.solved_below)
+            ending = diverged | solved
             if _spectrum_due(step, self.first):
                 scalars |= self._spectrum()
-            elif diverged.any():  # a run's last row has it too, and changes nothing in its neighbours' rows
-                yield self._snapshot(diverged, scalars | self._spectrum(), timesteps, diverged)
-                rows = rows & ~diverged
+            elif ending.any():  # a run's last row has it too, and changes nothing in its neighbours' rows
+                yield self._snapshot(ending, scalars | self._spectrum(), timesteps, diverged, solved)
+                rows = rows & ~ending
             if rows.any():
-                yield self._snapshot(rows, scalars, timesteps, diverged & rows)
+                yield self._snapshot(rows, scalars, timesteps, diverged & rows, solved & rows)
             if record:
                 self.times_clipped, self.since = torch.zeros_like(self.times_clipped), 0
-        self.active = self.active & ~diverged
+        self.active = self.active & ~diverged & ~solved
         self.done = last or not bool(self.active.any())
         if self.done:
             return
@@ -144,7 +143,7 @@ class Training:
         if evaluate:
             scalars |= evaluations(self.theta, self.net, self.task, self.eval_roots, self.step, self.first)
         if smoothness and self.before is not None:
-            buffers = bptt.Buffers(self.theta, self.task.steps, self.first.training.batch_size)
+            buffers = bptt.Buffers(self.theta, self.net.cell, self.task.steps, self.first.training.batch_size)
             buffers.late = self.batches.late
             scalars["grad/smoothness"] = probes.smoothness(
                 self.before, self.theta, *self.batches.tensors(), self.net, buffers
@@ -153,10 +152,15 @@ class Training:
 
     def _spectrum(self) -> dict[str, Tensor]:
         scalars = probes.spectrum(self.theta)
-        return scalars | predictions.bound(self.first, scalars["W/sigma_max"])
+        return scalars | predictions.bound(self.configs, scalars["W/sigma_max"])
 
     def _snapshot(
-        self, runs: Tensor, scalars: dict[str, Tensor], timesteps: dict[str, Tensor], diverged: Tensor
+        self,
+        runs: Tensor,
+        scalars: dict[str, Tensor],
+        timesteps: dict[str, Tensor],
+        diverged: Tensor,
+        solved: Tensor,
     ) -> Snapshot:
         late = self.batches.late
         return Snapshot(
@@ -165,6 +169,7 @@ class Training:
             {name: v.double().cpu().numpy() for name, v in scalars.items()},
             {name: v.float().cpu().numpy() for name, v in timesteps.items()},
             diverged.cpu().numpy(),
+            solved.cpu().numpy(),
             np.zeros(len(runs), np.int64) if late is None else late.cpu().numpy(),
         )
 

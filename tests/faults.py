@@ -131,10 +131,18 @@ def ended(child: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if pid else None
 
 
+def catches(child: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    [mask] = re.findall(r"^SigCgt:\s*([0-9a-f]+)$", Path(f"/proc/{child}/status").read_text(), re.M) or ["f" * 16]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
 def until(sweep: Sweep, child: int, kind: str, rng: random.Random) -> int | None:
     """Watches until the moment of a fault; the exit status of a command that ends before. kind: "early": within a second; "rows": when some
     more rows are there; "end": when a run is about to end.
     """
+    while not catches(child, signal.SIGTERM):  # before, Python itself is still starting
+        time.sleep(0.005)
     launched, began, before = sweep.log_size(), time.monotonic(), sweep.rows()
     moment, more = rng.uniform(0, 1), rng.randint(1, MOST_ROWS)
     while (status := ended(child)) is None:

@@ -15,7 +15,7 @@ from rnn_lab.config import run_id
 from rnn_lab.recording import Row
 from rnn_lab.recording.store import StoreSink
 from rnn_lab.runner import Job
-from rnn_lab.training import TIMESTEP_SERIES, Training
+from rnn_lab.training import Training
 
 CONFIG = make_config(
     {"task.length": 10, "model.hidden": 5, "training.updates": 40, "clip.name": "autoclip", "optimizer.name": "adam"}
@@ -24,8 +24,8 @@ STEP = 7
 
 
 def row(job: Job, step: int) -> Row:
-    series = np.full((1, job.describe()["T"]), step, np.float32)
-    return Row(step, {"train/loss": 1.5}, dict.fromkeys(TIMESTEP_SERIES, series))
+    described = job.describe()
+    return Row(step, {"train/loss": 1.5}, dict.fromkeys(described["series"], np.full((1, described["T"]), step, "f4")))
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 # Import only downwards: a module may import modules of its own layer (without cycles) and of those before it in this
 # list. A package stands for all that is in it. A new module must be given its place here.
 LAYERS: list[set[str]] = [
-    {"activations", "inits", "clipping", "optimizers", "losses", "scaled", "theory"},
-    {"parameters", "cells", "bptt", "regularizers", "kernels"},
+    {"activations", "inits", "clipping", "optimizers", "losses", "scaled", "theory", "one_unit", "error_surface"},
+    {"parameters", "cells", "recurrence", "bptt", "regularizers", "kernels"},
     {"tasks", "probes"},
     {"config", "vectorize"},
     {"engines", "evaluation", "predictions"},
@@ -39,6 +39,8 @@ IO = {"os", "io", "sys", "pathlib", "shutil", "json", "pickle", "logging", "subp
 LIGHT = {
     "inits": {"torch"},
     "theory": {"torch", "pandas"},
+    "one_unit": {"torch", "pandas"},
+    "error_surface": {"torch", "pandas"},
     "config": {"torch", "wandb", "pandas"},
     "recording": {"torch", "wandb", "pandas"},
     "results": {"torch", "wandb", "hydra"},

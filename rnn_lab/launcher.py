@@ -3,9 +3,9 @@
 No torch at import time: `--help` and shell completion pass through here.
 """
 
-import copy
 import itertools
 import os
+import pickle
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -122,7 +122,7 @@ class VectorizedLauncher(Launcher):
     def __init__(self, **options: Any):
         self.options = Options(**options)
         self._prepared: dict[tuple[str, ...], Prepared] = {}
-        self._structures: dict[tuple[str, ...], DictConfig] = {}
+        self._structures: dict[tuple[str, ...], bytes] = {}
         self._alone = False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -158,8 +158,8 @@ class VectorizedLauncher(Launcher):
         values = [o for o in parsed if o.key_or_group in VALUE_KEYS and o.type == OverrideType.CHANGE]
         structure = tuple(o.input_line or "" for o in parsed if o not in values)
         if structure not in self._structures:
-            self._structures[structure] = loader.load_sweep_config(self.config, list(structure))
-        composed = copy.deepcopy(self._structures[structure])
+            self._structures[structure] = pickle.dumps(loader.load_sweep_config(self.config, list(structure)))
+        composed = pickle.loads(self._structures[structure])  # a tenth of the time of copy.deepcopy
         for override in values:
             OmegaConf.update(composed, override.key_or_group, override.value())
         hydra, task_overrides = composed.hydra, [o for o in parsed if not o.is_hydra_override()]

@@ -266,6 +266,7 @@ def campaign(faults: int, seed: int, folder: Path) -> Figures:
         figures.sweeps += 1
         figures.rows_watched += sweep.rows()
         shutil.rmtree(sweep.folder)
+        print(json.dumps(vars(figures)), file=sys.stderr, flush=True)
     return figures
 
 

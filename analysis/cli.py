@@ -1,4 +1,4 @@
-"""The command line that the figures share: python analysis/<figure>.py RUNS... [--out DIR] [--where KEY=VALUE].
+"""The command line that figures and the page share: python analysis/<figure>.py RUNS... [--out DIR] [--where KEY=VALUE].
 
 And that of figures of equations, which need no runs: python experiments/<figure>.py [--out DIR].
 """
@@ -35,28 +35,19 @@ def main(
 
     `options` adds arguments, which reach `table` under their own names; `draw` sees nothing but the table.
     """
-    parser = _parser(name, table)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run and sweep directories")
+    parser = of_runs(name, sys.modules[table.__module__].__doc__)
     parser.add_argument("--out", type=Path, help="default: figures/ under the first sweep given, else ./figures")
-    parser.add_argument(
-        "--where", action="append", default=[], metavar="KEY=VALUE", help="only such runs: clip.name=none"
-    )
     options(parser)
     args = vars(parser.parse_args(argv))
     paths, out, conditions = args.pop("runs"), args.pop("out"), args.pop("where")
 
     def write() -> list[Path]:
-        with warnings.catch_warnings(record=True, action="always") as caught:
-            loaded = results.load(paths)
-        for warning in caught:
-            print(f"{parser.prog}: {warning.message}", file=sys.stderr)
-        loaded = grouping.where(loaded, conditions)
+        loaded = load(parser, paths, conditions)
         frame = table(loaded, **args)
-        sweeps = [path for path in paths if not (path / "run.json").exists()]
-        directory = out or Path(*sweeps[:1]) / "figures"
+        directory = out or Path(*sweeps(paths)[:1]) / "figures"
         return style.save(draw(frame), frame, directory, name, results.provenance(loaded.runs))
 
-    return _report(parser, write)
+    return status(parser, write)
 
 
 def without_runs(
@@ -71,7 +62,7 @@ def without_runs(
 
     The command that goes into the files leaves out --out: the same numbers give the same bytes everywhere.
     """
-    parser = _parser(name, table)
+    parser = _parser(name, sys.modules[table.__module__].__doc__)
     parser.add_argument("--out", type=Path, default=Path("figures"), help="default: ./figures")
     options(parser)
     args = vars(parser.parse_args(argv))
@@ -84,16 +75,39 @@ def without_runs(
         frame = table(**args)
         return style.save(draw(frame), frame, out, name, results.provenance(pd.json_normalize(origin)))
 
-    return _report(parser, write)
+    return status(parser, write)
 
 
-def _parser(name: str, table: Callable[..., pd.DataFrame]) -> Parser:
-    about = sys.modules[table.__module__].__doc__
+def of_runs(name: str, about: str | None) -> Parser:
+    """A command line with RUNS... and --where."""
+    parser = _parser(name, about)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run and sweep directories")
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="KEY=VALUE", help="only such runs: clip.name=none"
+    )
+    return parser
+
+
+def _parser(name: str, about: str | None) -> Parser:
     return Parser(prog=f"{name}.py", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def _report(parser: Parser, write: Callable[[], list[Path]]) -> int:
-    """Prints what was written, or in one line why not."""
+def load(parser: Parser, paths: Sequence[Path], conditions: Sequence[str]) -> results.Results:
+    """The runs that meet the conditions; what `results.load` warns of is told in one line each."""
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        loaded = results.load(paths)
+    for warning in caught:
+        print(f"{parser.prog}: {warning.message}", file=sys.stderr)
+    return grouping.where(loaded, conditions)
+
+
+def sweeps(paths: Sequence[Path]) -> list[Path]:
+    """Those of the paths that are no single runs."""
+    return [path for path in paths if not (path / "run.json").exists()]
+
+
+def status(parser: Parser, write: Callable[[], list[Path]]) -> int:
+    """The exit status; prints what was written, or in one line why not: then it is 2."""
     try:
         for path in write():
             print(path)

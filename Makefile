@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SWEEP := runs/vanishing_exploding
 
-.PHONY: demo test test-all lint bench figures clean
+.PHONY: demo test test-all faults lint bench figures clean
 
 demo: .venv
 	$(BIN)/python experiments/train.py experiment=vanishing_exploding
@@ -21,6 +21,9 @@ test: .venv
 
 test-all: .venv
 	$(BIN)/python -m pytest -n 2 -m ""
+
+faults: .venv
+	$(BIN)/python tests/faults.py --faults 200
 
 lint: .venv
 	$(BIN)/ruff format --check .

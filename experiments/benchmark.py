@@ -301,7 +301,7 @@ def track_cost(rounds: int, runs: int = 16, updates: int = 500) -> float:
                 directory.mkdir()
                 jobs.append(Job(c, directory, {}))
             start = time.perf_counter()
-            run_program(jobs, Progress(runs, runs * updates))
+            run_program(jobs, Progress(runs, runs * updates), checkpoint_seconds=1e9)
             wandb.close()
             return time.perf_counter() - start
 

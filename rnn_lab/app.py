@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rnn_lab import launcher
 from rnn_lab.complaints import complaint
 from rnn_lab.config import CELL_NAMES, Config, ConfigError, problems, run_id, typed
-from rnn_lab.jobs import RunsFailed, check, metric, report, run_directory, train_jobs
+from rnn_lab.jobs import RunsFailed, Task, check, metric, options, report, run_directory, train_jobs
 from rnn_lab.recording import wandb
 from rnn_lab.recording.store import finished_run, lock
 
@@ -39,6 +39,11 @@ class Check(Callback):
         if record := finished_run(run_directory(job)):
             print(f"{run_directory(job)}: {record['status']} already; nothing to do")
             raise SystemExit(0)
+        if options(config.hydra).dry_run:
+            from rnn_lab.rehearsal import rehearse
+
+            rehearse([Task(job, run_directory(job), [])], options(config.hydra), 1)
+            raise SystemExit(0)
 
 
 def train_one(composed: DictConfig) -> float | None:
@@ -49,8 +54,9 @@ def train_one(composed: DictConfig) -> float | None:
         raise ConfigError("\n".join(found))
     if record := finished_run(run_directory(config)):
         return metric(record.get("summary", {}))
-    [outcome] = train_jobs([(config, run_directory(config), overrides)])
-    report({run_directory(config): outcome})
+    directory = run_directory(config)
+    [outcome] = train_jobs([Task(config, directory, overrides)], options(HydraConfig.get()))
+    report(directory.parent, {directory: outcome})
     if outcome.status == "failed":
         raise RunsFailed
     return metric(outcome.summary)
@@ -99,11 +105,12 @@ def _resolve_run_id(_root_: DictConfig) -> str:
 
 
 def command_line(main: Any) -> None:
-    """Runs a Hydra main function: one line and exit status 2 for bad input, 1 if runs failed, 130 or 143 on a signal."""
+    """Runs a Hydra main function: one line and exit status 2 for bad input, 1 if runs failed, 128 + its number on a signal."""
     register()
     own_errors = os.environ.get("HYDRA_FULL_ERROR") != "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra lets exceptions through to us
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for number in (signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         main()
     except RunsFailed:

@@ -1,5 +1,6 @@
 """Where a run came from: command, versions, git commit."""
 
+import functools
 import platform
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 PACKAGES = ("torch", "numpy", "hydra-core", "wandb")
 
 
+@functools.cache
 def provenance() -> dict[str, Any]:
     """The command line, the versions that can change a number, and the commit of this code ("" outside a git checkout)."""
     return {

@@ -4,7 +4,6 @@ A run directory holds `run.json`, `steps.jsonl` (a line a record) and `timesteps
 order series, layer, t; block i belongs to line i). A record whose true length isn't run.json's T says so: its own "T".
 """
 
-import fcntl
 import json
 import os
 import re
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from rnn_lab.recording.store import is_locked
 
 # The metric columns of .steps. They are always there; what was not measured is NaN.
 METRICS = (
@@ -150,7 +151,7 @@ def _run_directories(path: Path) -> list[Path]:
 def _read_run(path: Path) -> _Run:
     try:
         info = _read_info(path / "run.json")
-        if info["status"] == "running" and not _is_locked(path):
+        if info["status"] == "running" and not is_locked(path):
             info = _read_info(path / "run.json")  # it may have finished between our two looks
             if info["status"] == "running":
                 info["status"] = "killed"
@@ -196,18 +197,6 @@ def _read_info(file: Path) -> dict[str, Any]:
     if wrong or info["status"] not in STATUSES:
         raise ResultsError(f"{file}: missing or unusable: {', '.join(wrong) or 'status'}")
     return info
-
-
-def _is_locked(directory: Path) -> bool:
-    """Whether a writer lives: it holds an exclusive flock on the run directory."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:  # held; or a file system without locks, where run.json is all we know
-        return True
-    finally:
-        os.close(descriptor)  # releases
-    return False
 
 
 def _read_rows(file: Path) -> list[dict[str, float]]:

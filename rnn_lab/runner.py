@@ -1,19 +1,26 @@
-"""Trains a program and records every run of it: what stands between a list of configs and their directories."""
+"""Trains a program and records every run of it: what stands between a list of configs and their directories.
+
+`run_program` is all that an engine has to call, in any process: it takes configs, paths and numbers, and what it did is in the directories.
+"""
 
 import logging
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rnn_lab import kernels
+from rnn_lab import checkpoints, interrupts, kernels
+from rnn_lab.checkpoints import Beginning
 from rnn_lab.config import Config, cell_name, container, run_id, run_name
 from rnn_lab.recording import Row, RunInfo, wandb
+from rnn_lab.recording.journal import note_run
 from rnn_lab.recording.progress import Progress
-from rnn_lab.recording.store import StoreSink
-from rnn_lab.training import Snapshot, timestep_series, train
+from rnn_lab.recording.store import SHAPE, Locked, StoreSink
+from rnn_lab.training import Snapshot, Training, timestep_series
 from rnn_lab.vectorize import make_task
 
 log = logging.getLogger("rnn_lab")
@@ -28,10 +35,32 @@ class Job:
     directory: Path
     provenance: dict[str, Any]
 
+    @property
+    def info(self) -> RunInfo:
+        config = self.config
+        tags = [config.task.name, cell_name(config), config.clip.name]
+        return RunInfo(run_id(config), config.sweep, self.directory, container(config), run_name(config), tags)
+
+    def describe(self) -> dict[str, Any]:
+        """What its record says besides its config."""
+        task = make_task(self.config.task)
+        return {
+            "series": list(timestep_series(self.config)),
+            "layers": self.config.model.layers,
+            "T": task.steps,
+            "baseline": task.baseline_of(self.config.task.reduction)._asdict(),
+            **self.provenance,
+        }
+
+    def beginning(self) -> Beginning:
+        """Where it starts: from its checkpoint, if it was killed."""
+        described = self.describe()
+        return checkpoints.beginning(self.directory, run_id(self.config), {key: described[key] for key in SHAPE})
+
 
 @dataclass
 class Outcome:
-    """How a run ended: completed, diverged or failed; `summary` holds its last row, `error` what went wrong."""
+    """How a run ended: completed, diverged, failed or killed; `summary` holds its last row, `error` what went wrong."""
 
     status: str
     summary: dict[str, float]
@@ -39,27 +68,23 @@ class Outcome:
 
 
 class Recorder:
-    """The record of one run, and its end. Where our store fails, this run fails, not its neighbours."""
+    """The record of one run, and its end. Where our store fails, this run fails, not its neighbours.
 
-    def __init__(self, job: Job, program_runs: int = 1):
-        config = job.config
-        task = make_task(config.task)
-        tags = [config.task.name, cell_name(config), config.clip.name]
-        info = RunInfo(run_id(config), config.sweep, job.directory, container(config), run_name(config), tags)
-        describe = {
-            "series": list(timestep_series(config)),
-            "layers": config.model.layers,
-            "T": task.steps,
-            "baseline": task.baseline_of(config.task.reduction)._asdict(),
-            "program_runs": program_runs,  # how many share the seconds
-            **job.provenance,
-        }
-        self.store = StoreSink(info, describe)
-        if config.tracker.name == "wandb":
-            wandb.mirror(job.directory, config.tracker.mode, config.tracker.project, config.tracker.series)
+    program_runs: how many share the seconds.
+    """
+
+    def __init__(self, job: Job, beginning: Beginning, program_runs: int = 1):
+        self.info, tracker = job.info, job.config.tracker
+        describe = job.describe() | {"program_runs": program_runs}
         self.outcome: Outcome | None = None
         self._last: dict[str, float] = {}
         self._diverged_at: int | None = None
+        self.store = StoreSink(self.info, describe, beginning.step, beginning.since)
+        if tracker.name == "wandb":
+            wandb.mirror(job.directory, tracker.mode, tracker.project, tracker.series)
+        for row in self.store.recorded():
+            self._last |= {"step": row.step, **row.scalars}
+        note_run(self.info, f"resumed from step {beginning.step}" if beginning.step else "started")
 
     def log(self, row: Row, diverged: bool) -> None:
         """Records a row; a run that diverges ends with it."""
@@ -74,6 +99,15 @@ class Recorder:
             self._diverged_at = row.step
             self.finish("diverged")
 
+    def save(self, state: dict[str, Any]) -> None:
+        """A checkpoint, unless the run has ended."""
+        if self.outcome is not None:
+            return
+        try:
+            checkpoints.save(self.info.directory, self.info.run_id, state, self.store.progress())
+        except OSError as error:
+            checkpoints.warn(f"{self.info.directory.parent}: no checkpoints ({type(error).__name__}: {error})")
+
     def finish(self, status: str, error: str | None = None) -> None:
         """Ends the run once; later calls do nothing."""
         if self.outcome is not None:
@@ -83,44 +117,95 @@ class Recorder:
             self.store.finish(status, self._last, self._diverged_at, error)
         except OSError as failure:
             self.outcome = Outcome("failed", self._last, f"{type(failure).__name__}: {failure}")
+        self._note_end(self.outcome)
+
+    def _note_end(self, outcome: Outcome) -> None:
+        how = outcome.status + (f": {outcome.error}" if outcome.error else "")
+        numbers = [f"{key} {self._last[key]:.6g}" for key in ("step", "train/loss", "eval/error") if key in self._last]
+        seconds = f"{self.store.progress()['seconds']:.1f} s"
+        note_run(self.info, ", ".join([how, *numbers, seconds]))
 
 
-def run_program(jobs: list[Job], progress: Progress) -> list[Outcome]:
-    """Trains the jobs as one program and records each; one outcome a job, in their order.
+def record_failure(job: Job, error: str) -> None:
+    """Says in the directory of a run that failed before it began why, if it can be said there."""
+    with suppress(OSError, Locked):
+        if not (job.directory / "run.json").exists():
+            StoreSink(job.info, job.describe()).finish("failed", {}, error=error)
 
-    If the program as a whole breaks, its runs are trained one by one, so that only the guilty one fails.
+
+def run_program(jobs: list[Job], progress: Progress, checkpoint_seconds: float) -> list[Outcome]:
+    """Trains the jobs as one program and records each; one outcome a job, in their order. Runs that were killed at different steps are
+    programs of their own.
+
+    If a program as a whole breaks, its runs are trained one by one, so that only the guilty one fails. A checkpoint is written every so
+    many seconds, and when a signal comes that ends the process: it comes through when the update at hand is done and saved.
     """
-    recorders: list[Recorder | None] = []
-    errors: list[str] = []
-    for job in jobs:
+    beginnings = [job.beginning() for job in jobs]
+    outcomes: dict[int, Outcome] = {}
+    for step in sorted({beginning.step for beginning in beginnings}):
+        members = [i for i, beginning in enumerate(beginnings) if beginning.step == step]
+        with interrupts.deferred() as interrupted:
+            program = _Program([jobs[i] for i in members], [beginnings[i] for i in members])
+            failed = program.train(progress, checkpoint_seconds, interrupted)
+        trained = program.outcomes()
+        if failed and len(members) > 1:
+            trained = [run_program([jobs[i]], progress, checkpoint_seconds)[0] for i in members]
+        outcomes |= dict(zip(members, trained, strict=True))
+    return [outcomes[i] for i in range(len(jobs))]
+
+
+class _Program:
+    """Jobs that start at one step, and their recorders; a job whose record cannot be opened fails alone."""
+
+    def __init__(self, jobs: list[Job], beginnings: list[Beginning]):
+        self.jobs, self.recorders, self.errors = jobs, dict[int, Recorder](), dict[int, str]()
+        for index, (job, beginning) in enumerate(zip(jobs, beginnings, strict=True)):
+            try:
+                self.recorders[index] = Recorder(job, beginning, len(jobs))
+            except OSError as error:
+                self.errors[index] = f"{type(error).__name__}: {error}"
+            except RuntimeError as error:  # Locked, which says it all
+                self.errors[index] = str(error)
+        self.states = [beginnings[index].state for index in self.recorders]
+
+    def outcomes(self) -> list[Outcome]:
+        ended = {index: recorder.outcome for index, recorder in self.recorders.items()}
+        return [ended.get(index) or Outcome("failed", {}, self.errors.get(index)) for index in range(len(self.jobs))]
+
+    def train(self, progress: Progress, checkpoint_seconds: float, interrupted: list[int]) -> bool:
+        """Until the end, or until `interrupted` is no longer empty. Whether the program as a whole failed."""
+        status: tuple[str, str | None] = ("killed", None)
         try:
-            recorders.append(Recorder(job, len(jobs)))
-            errors.append("")
-        except (OSError, RuntimeError) as error:
-            recorders.append(None)
-            errors.append(f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error))
-    opened = [r for r in recorders if r is not None]
-    status: tuple[str, str | None] = ("killed", None)
-    try:
-        configs = [job.config for job, r in zip(jobs, recorders, strict=True) if r is not None]
-        step = 0
-        for snapshot in train(configs) if configs else ():
-            _record(snapshot, opened)
-            progress.advance((snapshot.step - step) * len(opened), int(snapshot.diverged.sum()))
-            step = snapshot.step
-        status = ("completed", None)
-    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        log.debug("a program failed", exc_info=True)
-        status = ("failed", f"{type(error).__name__}: {error}")
-    finally:
-        for recorder in opened:
-            recorder.finish(*status)
-    if status[0] == "failed" and len(jobs) > 1:
-        return [run_program([job], progress)[0] for job in jobs]
-    return [
-        r.outcome if r is not None and r.outcome is not None else Outcome("failed", {}, error)
-        for r, error in zip(recorders, errors, strict=True)
-    ]
+            if not self.recorders or self._train(progress, checkpoint_seconds, interrupted):
+                status = ("completed", None)
+        except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+            log.debug("a program failed", exc_info=True)
+            status = ("failed", f"{type(error).__name__}: {error}")
+        finally:
+            for recorder in self.recorders.values():
+                recorder.finish(*status)
+        return status[0] == "failed"
+
+    def _train(self, progress: Progress, checkpoint_seconds: float, interrupted: list[int]) -> bool:
+        training = Training([self.jobs[index].config for index in self.recorders])
+        states = [state for state in self.states if state is not None]
+        if states:
+            training.restore(states)
+        recorders = list(self.recorders.values())
+        saved = time.monotonic()
+        while not training.done:
+            if interrupted or time.monotonic() - saved >= checkpoint_seconds:
+                for recorder, state in zip(recorders, training.state(), strict=True):
+                    recorder.save(state)
+                saved = time.monotonic()
+            if interrupted:
+                break
+            step, diverged = training.step, 0
+            for snapshot in training.advance():
+                _record(snapshot, recorders)
+                diverged += int(snapshot.diverged.sum())
+            progress.advance((training.step - step) * len(recorders), diverged)
+        return training.done
 
 
 def _record(snapshot: Snapshot, recorders: list[Recorder]) -> None:

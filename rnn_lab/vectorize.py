@@ -19,6 +19,9 @@ from rnn_lab.tasks import TASKS, Task
 
 BLOCK = 16  # mini-batches drawn at a time; a constant, so that a run's draws do not depend on the program it is in
 
+# Programs of 8 to 128 runs train equally fast (H = 50, B = 20, T = 100); so their size is a matter of memory, and of how many runs wait.
+MOST_RUNS, MEMORY = 32, 512 * 2**20
+
 Rng = np.random.Generator
 
 
@@ -46,12 +49,34 @@ def make_cell(configs: list[Config], dtype: torch.dtype, device: str) -> Cell:
             return Own(cells.OWN[own]())
 
 
-def programs(configs: list[Config], max_runs: int) -> list[list[int]]:
-    """Indices of the configs that train together, in the order of their first member; none longer than max_runs."""
+def programs(configs: list[Config], max_runs: int | None = None, steps: list[int] | None = None) -> list[list[int]]:
+    """Indices of the configs that train together, in the order of their first member; none longer than max_runs, or than `best_size`.
+
+    steps: where each run starts; only runs that start at the same step train together.
+    """
     groups: dict[tuple, list[int]] = defaultdict(list)
-    for index, config in enumerate(configs):
-        groups[static_key(config)].append(index)
-    return [group[i : i + max_runs] for group in groups.values() for i in range(0, len(group), max_runs)]
+    for index, (config, step) in enumerate(zip(configs, steps or [0] * len(configs), strict=True)):
+        groups[static_key(config), step].append(index)
+    cut = []
+    for group in groups.values():
+        size = max_runs or best_size(configs[group[0]])
+        cut += [group[i : i + size] for i in range(0, len(group), size)]
+    return cut
+
+
+def best_size(config: Config) -> int:
+    """How many runs to train as one program."""
+    return max(1, min(MOST_RUNS, MEMORY // bytes_per_run(config)))
+
+
+def bytes_per_run(config: Config) -> int:
+    """What one run of a program takes, within a third: states, gates, adjoints and temporaries of their size (3 and 8 a gate, as measured),
+    and a block of mini-batches.
+    """
+    task, model, number = make_task(config.task), config.model, 4 if config.training.dtype == "float32" else 8
+    steps, gates = task.steps * config.training.batch_size, cells.kind(model.name).gates
+    inputs = 1 if task.inputs > 2 else task.inputs * number  # symbols are bytes
+    return steps * ((3 + 8 * gates) * number * model.hidden * model.layers + BLOCK * inputs)
 
 
 def streams(seed: int) -> tuple[Rng, Rng, np.random.SeedSequence]:

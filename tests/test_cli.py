@@ -27,7 +27,9 @@ MISTAKES = {
     "sweep=a/b": "sweep=a/b: must be letters, digits, . _ - (not first a dot), at most 100",
     "sweep=..": "sweep=..: must be letters, digits, . _ - (not first a dot), at most 100",
     "hydra.launcher.engine=warp": "hydra.launcher.engine=warp: must be one of serial",
-    "hydra.launcher.max_runs=0": "hydra.launcher.max_runs=0: must be a whole number >= 1",
+    "hydra.launcher.max_runs=0": "hydra.launcher.max_runs=0: must be null or a whole number >= 1",
+    "hydra.launcher.checkpoint_seconds=-1": "hydra.launcher.checkpoint_seconds=-1: must be a finite number >= 0",
+    "hydra.launcher.dry_run=maybe": "hydra.launcher.dry_run=maybe: must be true or false",
 }
 
 

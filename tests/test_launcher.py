@@ -72,7 +72,13 @@ def test_each_run_has_a_directory_of_its_own(swept):
     runs = runs_of(swept)
     assert len(runs) == SIX
     for name, run in runs.items():
-        assert sorted(p.name for p in run.iterdir()) == [".hydra", "run.json", "steps.jsonl", "timesteps.f32"]
+        assert sorted(p.name for p in run.iterdir()) == [
+            ".hydra",
+            "run.json",
+            "steps.jsonl",
+            "timesteps.f32",
+            "train.log",
+        ]
         assert sorted(p.name for p in (run / ".hydra").iterdir()) == ["config.yaml", "hydra.yaml", "overrides.yaml"]
         composed = OmegaConf.load(run / ".hydra" / "config.yaml")
         assert isinstance(composed, DictConfig)
@@ -204,6 +210,9 @@ def test_a_job_that_fails_fails_alone_and_is_tried_again(tmp_path):
     assert "IsADirectoryError" in table[1]
     assert all(told(tmp_path / "runs" / "default" / ids[seed])["status"] == "completed" for seed in (0, 3))
 
+    record = told(unwritable)
+    assert (record["status"], record["error"].split(":")[0]) == ("failed", "IsADirectoryError")
+
     in_the_way.unlink()
     (unwritable / "steps.jsonl").rmdir()
     ended = train(*sweep, cwd=tmp_path)
@@ -245,6 +254,18 @@ def test_a_divergence_is_a_result(tmp_path):
     alone.mkdir()
     train(*SMALL, "model.activation=linear", "optimizer.lr=0.01", cwd=alone)
     assert recorded(alone).items() <= recorded(tmp_path).items()
+
+
+def test_a_job_that_hydra_cannot_begin_leaves_its_record(tmp_path):
+    assert train(*SMALL, cwd=tmp_path).status == 0
+    [run] = runs_of(tmp_path).values()
+    shutil.rmtree(run)
+    run.mkdir()
+    (run / ".hydra").touch()
+    assert train("-m", *SMALL, "seed=0,1", cwd=tmp_path).status == 1
+    assert told(run)["status"] == "failed"
+    assert "FileExistsError" in told(run)["error"]
+    assert sorted(results.load(tmp_path / "runs" / "default").runs["status"]) == ["completed", "failed"]
 
 
 # -------------------- interruptions
@@ -327,6 +348,118 @@ def test_control_c_ends_a_sweep_with_130(tmp_path):
     assert statuses_by_updates(tmp_path) == [(20, "completed")] * 2 + [(1000000, "killed")] * 2
 
 
+def finished_as_if_undisturbed(cwd: Path, arguments: list[str]) -> None:
+    """The same command ends it; then all files are those of a sweep that nobody killed."""
+    ended = train(*arguments, cwd=cwd)
+    assert ended.status == 0, ended.err
+    undisturbed = cwd / "undisturbed"
+    undisturbed.mkdir()
+    assert train(*arguments, cwd=undisturbed).status == 0
+    assert recorded(cwd) == recorded(undisturbed)
+    assert not list((cwd / "runs").rglob("*checkpoint*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_terminated_sweep_goes_on_at_the_update_where_it_was(tmp_path, number):
+    """The signal waits for the end of the update: nothing is trained twice, and completed runs are not touched."""
+    with in_its_second_program(*THREE, cwd=tmp_path) as process:
+        process.send_signal(number)
+        assert end(process).status == 128 + number
+    last = {f.parent.name: f.read_bytes().count(b"\n") for f in tmp_path.glob("runs/default/*/steps.jsonl")}
+    killed = [name for name, run in runs_of(tmp_path).items() if (run / "checkpoint.pt").exists()]
+    assert len(killed) == 2
+    done = {p: t for p, t in times(tmp_path).items() if last.get(p.parent.name) == 21}
+    assert len({p.parent for p in done}) == 2
+    finished_as_if_undisturbed(tmp_path, THREE)
+    for name in killed:
+        record = told(runs_of(tmp_path)[name])
+        assert record["resumed"] == [last[name]]  # rows at 0, 1, ..., last - 1, then one more update
+        assert record["status"] == "completed"
+    assert done.items() <= times(tmp_path).items()
+    log = (tmp_path / "runs" / "default" / "sweep.log").read_text()
+    assert log.count(f"resumed from step {last[killed[0]]}\n") == 2
+    assert log.count("launched: 6 jobs, 6 runs") == 2
+    assert log.count("  completed, step") == 6
+    train_log = (runs_of(tmp_path)[killed[0]] / "train.log").read_text().splitlines()
+    assert [line.split("  ")[1].split(",")[0].split(" from")[0] for line in train_log] == [
+        "started",
+        "killed",
+        "resumed",
+        "completed",
+    ]
+
+
+def test_a_killed_sweep_goes_on_from_its_last_checkpoints(tmp_path):
+    """kill -9, with a checkpoint after every update; runs at different steps are grouped anew."""
+    often = [*THREE, "hydra.launcher.checkpoint_seconds=0"]
+    with in_its_second_program(*often, cwd=tmp_path) as process:
+        process.kill()
+        process.wait()
+    dry = train(*often, "hydra.launcher.dry_run=true", cwd=tmp_path)
+    finished_as_if_undisturbed(tmp_path, often)
+    steps = [step for run in runs_of(tmp_path).values() for step in told(run)["resumed"]]
+    assert len(steps) == 2
+    assert min(steps) > 25
+    for step in steps:
+        assert f"resume from step {step}" in dry.out
+
+
+def test_a_checkpoint_that_is_not_whole_is_told_and_its_run_starts_from_the_beginning(tmp_path):
+    with in_its_second_program(*THREE, cwd=tmp_path) as process:
+        process.terminate()
+        end(process)
+    damaged, _ = (run for run in runs_of(tmp_path).values() if (run / "checkpoint.pt").exists())
+    content = (damaged / "checkpoint.pt").read_bytes()
+    (damaged / "checkpoint.pt").write_bytes(content[: len(content) // 2])
+    ended = train(*THREE, cwd=tmp_path)
+    assert ended.status == 0
+    [line] = [line for line in ended.err.splitlines() if "not usable" in line]
+    assert str(damaged.relative_to(tmp_path) / "checkpoint.pt") in line
+    assert told(damaged)["resumed"] == []
+    assert sorted(len(told(run)["resumed"]) for run in runs_of(tmp_path).values()) == [0] * 5 + [1]
+
+
+def test_a_single_run_is_resumed_like_any_other(tmp_path):
+    alone = [*SMALL, "training.updates=300"]
+    with start(*alone, cwd=tmp_path) as process:
+        while not any(len(p.read_bytes().splitlines()) > 30 for p in tmp_path.glob("runs/default/*/steps.jsonl")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        assert end(process).status == 130
+    [run] = runs_of(tmp_path).values()
+    assert told(run)["status"] == "killed"
+    finished_as_if_undisturbed(tmp_path, alone)
+    assert len(told(run)["resumed"]) == 1
+
+
+# -------------------- dry run
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(copied):
+    """Beside finished runs: one that failed, and two new ones."""
+    failed = next(run for run in runs_of(copied).values() if told(run)["config"]["seed"] == 0)
+    (failed / "run.json").write_text(json.dumps(told(failed) | {"status": "failed"}))
+    before = times(copied)
+    ended = train(*SWEEP, "seed=0,1,2", "hydra.launcher.max_runs=2", "hydra.launcher.dry_run=true", cwd=copied)
+    assert (ended.status, ended.err) == (0, "")
+    assert "12 jobs, 9 runs, 5 of them finished before" in ended.out
+    fates = [line.split("  runs/")[0].strip() for line in ended.out.splitlines() if "  runs/" in line]
+    assert sorted(fates) == ["retry (failed)"] + ["skip (completed)"] * 5 + ["train"] * 3
+    sizes = [line.split(": ")[1].split(" ")[0] for line in ended.out.splitlines() if line.startswith("  program ")]
+    assert sum(map(int, sizes)) == 4
+    assert " MB expected" in ended.out
+    assert times(copied) == before
+
+
+@pytest.mark.parametrize("mode", [[], ["-m"]], ids=["single", "multirun"])
+def test_a_dry_run_leaves_no_trace(tmp_path, mode):
+    ended = train(*mode, *SMALL, "eval.every=2", "eval.sequences=10", "hydra.launcher.dry_run=true", cwd=tmp_path)
+    assert (ended.status, ended.err) == (0, "")
+    assert "1 runs, updates 0 to 3" in ended.out
+    assert list(tmp_path.iterdir()) == []
+
+
 # -------------------- Hydra's side
 
 CALLBACK = """
@@ -380,7 +513,7 @@ def prepared() -> Iterator[launcher.VectorizedLauncher]:
     try:
         loader = hydra.config_loader
         config = loader.load_configuration("config", ["hydra.job.env_copy=[HOME]"], run_mode=RunMode.MULTIRUN)
-        made = launcher.VectorizedLauncher("serial", 64)
+        made = launcher.VectorizedLauncher()
         context = HydraContext(config_loader=loader, callbacks=Callbacks())
         made.setup(hydra_context=context, task_function=lambda _: None, config=config)
         yield made

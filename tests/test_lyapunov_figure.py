@@ -178,7 +178,7 @@ def remembered(tmp_path_factory) -> Path:
     jobs = [Job(config, sweep / run_id(config), {}) for config in configs]
     for job in jobs:
         job.directory.mkdir(parents=True)
-    assert {o.status for o in run_program(jobs, SimpleNamespace(advance=lambda *counts: None))} == {"completed"}
+    assert {o.status for o in run_program(jobs, SimpleNamespace(advance=lambda *counts: None), 1e9)} == {"completed"}
     return sweep
 
 

@@ -30,7 +30,7 @@ def write_runs(sweep: Path, points, **values) -> None:
     for job in jobs:
         job.directory.mkdir(parents=True)
     for start in range(0, len(jobs), 16):
-        outcomes = run_program(jobs[start : start + 16], SimpleNamespace(advance=lambda *counts: None))
+        outcomes = run_program(jobs[start : start + 16], SimpleNamespace(advance=lambda *counts: None), 1e9)
         assert {outcome.status for outcome in outcomes} == {"completed"}
 
 

@@ -206,3 +206,104 @@ def test_finishing_lets_go_of_the_directory(tmp_path):
     opened(tmp_path).finish("completed", {})
     assert status(tmp_path) == "completed"
     os.close(lock(tmp_path))
+
+
+# -------------------- a run that goes on
+
+
+def files(directory: Path) -> tuple[bytes, bytes]:
+    return (directory / "steps.jsonl").read_bytes(), (directory / "timesteps.f32").read_bytes()
+
+
+def reopened(directory: Path, step: int, since: dict[str, Any] | None) -> StoreSink:
+    config = Config()
+    return StoreSink(RunInfo(run_id(config), "s", directory, container(config), "name", ["tag"]), DESCRIBE, step, since)
+
+
+@pytest.fixture
+def four_rows(tmp_path: Path) -> tuple[Path, dict[str, Any], tuple[bytes, bytes]]:
+    """A killed run with rows at 0..3, what its store knew when there were two of them, and its files."""
+    sink = opened(tmp_path)
+    since: dict[str, Any] = {}
+    for step in range(4):
+        sink.log(row(step))
+        since = sink.progress() if step == 1 else since
+    sink.finish("killed", {})
+    return tmp_path, since, files(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "torn", [(b"", b""), (b'{"step": 4, "tra', b"1234"), (b"", b"1" * 500), (b'{"step": 4}\n', b"")]
+)
+def test_rows_are_neither_lost_nor_doubled_and_what_was_torn_off_is_cut(four_rows, torn):
+    directory, since, whole = four_rows
+    for name, tail in zip(("steps.jsonl", "timesteps.f32"), torn, strict=True):
+        with open(directory / name, "ab") as file:
+            file.write(tail)
+    sink = reopened(directory, 2, since)
+    assert files(directory) == whole
+    for step in (2, 3):
+        sink.log(row(step))
+        assert files(directory) == whole
+    sink.log(row(4))
+    sink.finish("completed", {})
+    undisturbed = opened(directory / "undisturbed")
+    for step in range(5):
+        undisturbed.log(row(step))
+    undisturbed.finish("completed", {})
+    assert files(directory) == files(directory / "undisturbed")
+
+
+def test_rows_before_the_step_are_there_to_be_told_again(four_rows):
+    directory, since, _ = four_rows
+    sink = reopened(directory, 2, since)
+    told = list(sink.recorded())
+    sink.finish("killed", {})
+    assert [r.step for r in told] == [0, 1]
+    for r in told:
+        assert r.scalars == row(r.step).scalars
+        for name in SERIES:
+            np.testing.assert_array_equal(r.timesteps[name], row(r.step).timesteps[name])
+
+
+def test_what_differs_from_what_was_recorded_replaces_it_from_there_on(four_rows, caplog):
+    directory, since, _ = four_rows
+    sink = reopened(directory, 2, since)
+    sink.log(row(2))
+    sink.log(Row(3, {"train/loss": -1.0}, row(3).timesteps))
+    sink.finish("completed", {})
+    steps = results.load(directory).steps
+    assert list(steps["step"]) == [0, 1, 2, 3]
+    assert steps["train/loss"].iloc[-1] == -1
+    assert "step 3" in caplog.text
+
+
+def test_a_failed_run_keeps_nothing(four_rows):
+    directory, _, _ = four_rows
+    reopened(directory, 0, None).finish("killed", {})
+    assert files(directory) == (b"", b"")
+
+
+def test_seconds_add_up_and_the_record_says_where_it_went_on(four_rows):
+    directory, since, _ = four_rows
+    sink = reopened(directory, 2, since | {"seconds": 1000.0, "cpu_seconds": 500.0, "started": "long ago"})
+    again = sink.progress()
+    sink.finish("killed", {})
+    reopened(directory, 3, again).finish("completed", {})
+    record = read_run(directory)
+    assert record is not None
+    assert record["resumed"] == [2, 3]
+    assert record["started"] == "long ago"
+    assert 1000 <= record["seconds"] < 1100
+    assert 500 <= record["cpu_seconds"] < 600
+
+
+def test_a_store_that_cannot_be_opened_leaves_the_record_of_a_failure(tmp_path):
+    (tmp_path / "steps.jsonl").mkdir()
+    with pytest.raises(IsADirectoryError):
+        opened(tmp_path)
+    record = read_run(tmp_path)
+    assert record is not None
+    assert record["status"] == "failed"
+    assert "IsADirectoryError" in record["error"]
+    os.close(lock(tmp_path))

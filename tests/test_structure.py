@@ -21,7 +21,7 @@ LAYERS: list[set[str]] = [
     {"engines", "evaluation", "predictions", "flossing"},
     {"training"},
     {"recording", "results"},
-    {"provenance", "complaints", "runner", "jobs", "launcher", "app"},
+    {"provenance", "complaints", "interrupts", "checkpoints", "runner", "jobs", "rehearsal", "launcher", "app"},
 ]
 
 # What only these may import, wherever the import stands.

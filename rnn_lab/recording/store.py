@@ -3,15 +3,21 @@
     run.json        status, config, provenance; replaced atomically
     steps.jsonl     one line a row: step and scalars (Python's json: NaN, Infinity); "T" where the row's true length is not run.json's T
     timesteps.f32   one block a row: (series, layer, t) float32, little-endian; t = 1..T of the row
+    checkpoint.pt   where a run that was killed goes on; gone when the run has ended
 
 A row's block is written before its line, both unbuffered: the line says that the row is whole. The writer holds a lock on the directory
-itself while it lives, so a run that says "running" and is not locked was killed.
+itself while it lives, so a run that says "running" and is not locked was killed. A run that goes on keeps every row: those that it
+measures again are not written twice.
 """
 
 import fcntl
 import json
+import logging
 import os
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +26,11 @@ import numpy as np
 
 from rnn_lab.recording import Row, RunInfo
 
+log = logging.getLogger("rnn_lab")
+
 FINISHED = ("completed", "diverged")  # a divergence is a result, too
+CHECKPOINT = "checkpoint.pt"
+SHAPE = ("series", "layers", "T")  # what of run.json says how large a row's block is
 
 
 class Locked(RuntimeError):
@@ -43,9 +53,21 @@ def lock(directory: Path) -> int:
     raise Locked(f"{directory}: another process is working here; wait for it or choose another sweep=NAME")
 
 
+def is_locked(directory: Path) -> bool:
+    """Whether somebody works in a directory. On a file system without locks: True, run.json is then all there is to know."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)  # releases
+    return False
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replaces a file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}")  # the same one after a kill: nothing is left lying about
     temporary.write_text(json.dumps(content, indent=1))
     os.replace(temporary, path)
 
@@ -65,16 +87,52 @@ def finished_run(directory: Path) -> dict[str, Any] | None:
     return record if record is not None and record.get("status") in FINISHED else None
 
 
-class StoreSink:
-    """Writes one run's directory. `describe`: what else run.json holds (baseline, series, layers, T, command, versions, git, ...)."""
+@dataclass(frozen=True)
+class Recorded:
+    """One whole row of the files: its step and true length, its line, and where line and block begin."""
 
-    def __init__(self, info: RunInfo, describe: dict[str, Any]):
+    step: int
+    T: int
+    line: bytes
+    line_at: int
+    block_at: int
+
+
+def whole_rows(directory: Path, shape: dict[str, Any]) -> list[Recorded]:
+    """The rows whose line and block are there; what a kill tore off is left out. shape: series, layers and T, as run.json has them."""
+    lines, blocks = directory / "steps.jsonl", directory / "timesteps.f32"
+    if not (lines.exists() and blocks.exists()):
+        return []
+    found: list[Recorded] = []
+    line_at, block_at, size = 0, 0, blocks.stat().st_size
+    for line in lines.read_bytes().splitlines(keepends=True):
+        try:
+            row = json.loads(line)
+            step, T = int(row["step"]), int(row.get("T", shape["T"]))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            break
+        end = block_at + 4 * len(shape["series"]) * shape["layers"] * T
+        if not line.endswith(b"\n") or end > size:
+            break
+        found.append(Recorded(step, T, line, line_at, block_at))
+        line_at, block_at = line_at + len(line), end
+    return found
+
+
+class StoreSink:
+    """Writes one run's directory. `describe`: what else run.json holds (baseline, series, layers, T, command, versions, git, ...).
+
+    step: where the run starts.  since: what `progress` said there, {} if there was no checkpoint; None: nothing recorded is kept.
+    Raises OSError, after having noted in run.json, if it can, that the run failed; and Locked.
+    """
+
+    def __init__(self, info: RunInfo, describe: dict[str, Any], step: int = 0, since: dict[str, Any] | None = None):
+        before = since or {}
         self._directory = info.directory
         self._lock = lock(info.directory)
-        self._series: list[str] = describe["series"]
-        self._T: int = describe["T"]
-        self._began = time.monotonic()
-        self._cpu_began = time.process_time()
+        self._shape: dict[str, Any] = {key: describe[key] for key in SHAPE}
+        self._began = time.monotonic() - before.get("seconds", 0.0)
+        self._cpu_began = time.process_time() - before.get("cpu_seconds", 0.0)
         self._content: dict[str, Any] = {
             "format": 1,
             "run_id": info.run_id,
@@ -85,36 +143,97 @@ class StoreSink:
             "diverged_at": None,
             "error": None,
             "config": info.config,
-            "started": _now(),
+            "started": before.get("started", _now()),
             "finished": None,
-            "seconds": None,
+            "resumed": [*before.get("resumed", []), *([step] if step else [])],  # the steps that it went on from
+            "seconds": None,  # of all that led to the result, whatever was killed in between
             "cpu_seconds": None,  # of the whole process: as `seconds`, shared by the runs of a program
             **describe,
         }
-        self._steps = open(info.directory / "steps.jsonl", "wb", buffering=0)  # noqa: SIM115
-        self._timesteps = open(info.directory / "timesteps.f32", "wb", buffering=0)  # noqa: SIM115
-        write_json(self._directory / "run.json", self._content)
+        try:
+            rows = [] if since is None else whole_rows(info.directory, self._shape)
+            self._before = [row for row in rows if row.step < step]
+            self._again = [row for row in rows if row.step >= step]  # will be measured again
+            self._rows = len(self._before)
+            self._steps = open(info.directory / "steps.jsonl", "ab", buffering=0)  # noqa: SIM115
+            self._timesteps = open(info.directory / "timesteps.f32", "ab", buffering=0)  # noqa: SIM115
+            self._cut(rows[-1] if rows else None)
+            write_json(self._directory / "run.json", self._content)
+        except OSError as error:
+            with suppress(OSError):
+                self._end("failed", f"{type(error).__name__}: {error}")
+            raise
+
+    def _cut(self, last: Recorded | None) -> None:
+        """Leaves nothing behind this row."""
+        self._steps.truncate(last.line_at + len(last.line) if last else 0)
+        self._timesteps.truncate(last.block_at + self._block_size(last.T) if last else 0)
+
+    def _block_size(self, T: int) -> int:
+        return 4 * len(self._shape["series"]) * self._shape["layers"] * T
+
+    def recorded(self) -> Iterator[Row]:
+        """The rows that were recorded before the step at which the run goes on."""
+        series, layers = self._shape["series"], self._shape["layers"]
+        with open(self._directory / "timesteps.f32", "rb") as blocks:
+            for row in self._before:
+                scalars = {key: value for key, value in json.loads(row.line).items() if key not in ("step", "T")}
+                blocks.seek(row.block_at)
+                block = np.frombuffer(blocks.read(self._block_size(row.T)), "<f4").reshape(-1, layers, row.T)
+                yield Row(row.step, scalars, dict(zip(series, block, strict=True)))
 
     def log(self, row: Row) -> None:
-        block = np.stack([row.timesteps[name] for name in self._series]).astype("<f4")
-        T = block.shape[-1]
-        own_length = {} if T == self._T else {"T": T}
+        """Writes a row, unless it is there already. From a row on that differs from what was recorded, all is recorded anew."""
+        block = np.stack([row.timesteps[name] for name in self._shape["series"]]).astype("<f4")
+        length = block.shape[-1]
+        own_length = {} if length == self._shape["T"] else {"T": length}
+        line = (json.dumps({"step": row.step, **own_length, **row.scalars}) + "\n").encode()
+        self._rows += 1
+        if self._again:
+            there = self._again.pop(0)
+            if there.line == line:
+                return
+            log.warning("%s: differs from step %d on from what was recorded there; replaced", self._directory, row.step)
+            self._steps.truncate(there.line_at)
+            self._timesteps.truncate(there.block_at)
+            self._again = []
         self._timesteps.write(block.tobytes())
-        self._steps.write((json.dumps({"step": row.step, **own_length, **row.scalars}) + "\n").encode())
+        self._steps.write(line)
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint holds of the record, so that it can go on."""
+        kept = {key: self._content[key] for key in ("started", "resumed")}
+        return kept | {"rows": self._rows, **self._seconds()}
+
+    def _seconds(self) -> dict[str, float]:
+        return {
+            "seconds": round(time.monotonic() - self._began, 3),
+            "cpu_seconds": round(time.process_time() - self._cpu_began, 3),
+        }
 
     def finish(
         self, status: str, summary: dict[str, float], diverged_at: int | None = None, error: str | None = None
     ) -> None:
-        """Says how the run ended and lets go of its directory."""
+        """Says how the run ended and lets go of its directory. Only a run that was killed keeps its checkpoint."""
         self._steps.close()
         self._timesteps.close()
-        self._content |= {"status": status, "diverged_at": diverged_at, "error": error, "summary": summary}
-        self._content |= {"finished": _now(), "seconds": round(time.monotonic() - self._began, 3)}
-        self._content["cpu_seconds"] = round(time.process_time() - self._cpu_began, 3)
+        self._content |= {"diverged_at": diverged_at, "summary": summary}
+        self._end(status, error)
+
+    def _end(self, status: str, error: str | None) -> None:
+        self._content |= {"status": status, "error": error, "finished": _now(), **self._seconds()}
         try:
             write_json(self._directory / "run.json", self._content)
+            if status != "killed":
+                discard_checkpoint(self._directory)
         finally:
             os.close(self._lock)
+
+
+def discard_checkpoint(directory: Path) -> None:
+    """A run that has ended needs none, nor one that was being written when somebody killed it."""
+    for name in (CHECKPOINT, f".{CHECKPOINT}"):
+        (directory / name).unlink(missing_ok=True)
 
 
 def _now() -> str:

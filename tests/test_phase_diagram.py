@@ -39,7 +39,7 @@ def sweep(tmp_path_factory) -> Path:
     """8 x 4 points, two seeds each, H = 256."""
     path = tmp_path_factory.mktemp("runs") / "phases"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "spectrum", lambda theta, config: {})  # eigenvalues would take most of the time
+        patch.setattr(training.Training, "_spectrum", lambda self: {})  # eigenvalues would take most of the time
         write_runs(path, product(GAINS, STDS, (0, 1)), **{"model.hidden": 256})
     return path
 

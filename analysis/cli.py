@@ -1,4 +1,4 @@
-"""The command line that the figures share: python analysis/<figure>.py RUNS... [--out DIR] [--where KEY=VALUE].
+"""The command line that the figures share: python analysis/<figure>.py RUNS... [--out DIR] [--where CONDITION].
 
 And that of figures of equations, which need no runs: python experiments/<figure>.py [--out DIR].
 """
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import grouping
 import pandas as pd
 import style
 from matplotlib.figure import Figure
@@ -39,7 +38,11 @@ def main(
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run and sweep directories")
     parser.add_argument("--out", type=Path, help="default: figures/ under the first sweep given, else ./figures")
     parser.add_argument(
-        "--where", action="append", default=[], metavar="KEY=VALUE", help="only such runs: clip.name=none"
+        "--where",
+        action="append",
+        default=[],
+        metavar="CONDITION",
+        help="only such runs: clip.name=none, or an expression: \"model.activation == 'tanh' and init.scale > 1\"",
     )
     options(parser)
     args = vars(parser.parse_args(argv))
@@ -47,10 +50,9 @@ def main(
 
     def write() -> list[Path]:
         with warnings.catch_warnings(record=True, action="always") as caught:
-            loaded = results.load(paths)
+            loaded = results.load(paths, where=conditions)
         for warning in caught:
             print(f"{parser.prog}: {warning.message}", file=sys.stderr)
-        loaded = grouping.where(loaded, conditions)
         frame = table(loaded, **args)
         sweeps = [path for path in paths if not (path / "run.json").exists()]
         directory = out or Path(*sweeps[:1]) / "figures"

@@ -6,6 +6,7 @@ No torch at import time: `--help` and shell completion pass through here.
 import copy
 import itertools
 import os
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -28,6 +29,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rnn_lab.complaints import complaint
 from rnn_lab.config import Config, ConfigError, leaves, typed
 from rnn_lab.jobs import RunsFailed, check, metric, report, run_directory, train_jobs
+from rnn_lab.recording.collected import collect
+from rnn_lab.recording.runs import ResultsError
 from rnn_lab.recording.store import finished_run, lock
 
 if TYPE_CHECKING:
@@ -213,7 +216,16 @@ class VectorizedLauncher(Launcher):
             job.directory: task.outcome for job, task in zip(todo, suspended, strict=True) if task.outcome is not None
         }
         report(ended, len(finished))
+        self._collect(jobs[0].directory.parent)
         return [returns[job.directory] for job in jobs]
+
+    @staticmethod
+    def _collect(sweep: Path) -> None:
+        """Not worth a failure: the runs' own files are all there."""
+        try:
+            collect(sweep)
+        except (OSError, ResultsError) as error:
+            print(f"{sweep}: not collected into Parquet: {error}", file=sys.stderr)
 
     @staticmethod
     def _returned(job: Prepared, value: Any) -> JobReturn:

@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"config", "vectorize"},
     {"engines", "evaluation", "predictions"},
     {"training"},
-    {"recording", "results"},
+    {"recording", "conditions", "results"},
     {"provenance", "complaints", "runner", "jobs", "launcher", "app"},
 ]
 

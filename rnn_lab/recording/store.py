@@ -43,6 +43,18 @@ def lock(directory: Path) -> int:
     raise Locked(f"{directory}: another process is working here; wait for it or choose another sweep=NAME")
 
 
+def is_locked(directory: Path) -> bool:
+    """Whether somebody works in a directory. On a file system without locks: True, run.json is then all there is to know."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)  # releases
+    return False
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replaces a file atomically."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

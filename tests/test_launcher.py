@@ -107,6 +107,17 @@ def test_the_same_command_again_repeats_nothing(copied):
     assert times(copied) == before
 
 
+def test_a_finished_sweep_is_collected(copied):
+    """Into two Parquet files, whose numbers are those of the runs; they follow when the sweep grows."""
+    sweep = copied / "runs" / "default"
+    assert train(*SWEEP, "seed=2", cwd=copied).status == 0
+    frames = results.load(sweep)
+    for name, frame in (("steps", frames.steps), ("timesteps", frames.timesteps)):
+        held = pd.read_parquet(sweep / f"{name}.parquet")
+        assert held["run_id"].nunique() == SIX + SIX // 2
+        assert_frame_equal(held[frame.columns.intersection(held.columns)], frame[held.columns.intersection(frame.columns)])
+
+
 def test_a_single_run_is_the_sweeps_run(copied):
     """The same id without -m: what the sweep has finished is not run again, and .hydra/ is not touched."""
     before = times(copied)

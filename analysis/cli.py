@@ -1,4 +1,4 @@
-"""The command line that the figures share: python analysis/<figure>.py RUNS... [--out DIR] [--where CONDITION].
+"""The command line that figures and the page share: python analysis/<figure>.py RUNS... [--out DIR] [--where CONDITION].
 
 And that of figures of equations, which need no runs: python experiments/<figure>.py [--out DIR].
 """
@@ -23,42 +23,40 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+def recorded(
+    parser: Parser, paths: Sequence[Path], conditions: Sequence[str]
+) -> tuple[results.Results, dict[str, str]]:
+    """The runs that `load` finds, and where they came from."""
+    loaded = load(parser, paths, conditions)
+    return loaded, results.provenance(loaded.runs)
+
+
 def main(
     name: str,
     table: Callable[..., pd.DataFrame],
     draw: Callable[[pd.DataFrame], Figure],
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
     argv: Sequence[str] | None = None,
+    read: Callable[[Parser, Sequence[Path], Sequence[str]], tuple[Any, dict[str, str]]] = recorded,
 ) -> int:
     """Loads, tabulates, draws, saves, prints what was written. Returns the exit status: 2 if there is nothing to draw.
 
-    `options` adds arguments, which reach `table` under their own names; `draw` sees nothing but the table.
+    `options` adds arguments, which reach `table` under their own names; `draw` sees nothing but the table. `read` gives what `table`
+    takes, and says where it came from.
     """
-    parser = _parser(name, table)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run and sweep directories")
+    parser = of_runs(name, sys.modules[table.__module__].__doc__)
     parser.add_argument("--out", type=Path, help="default: figures/ under the first sweep given, else ./figures")
-    parser.add_argument(
-        "--where",
-        action="append",
-        default=[],
-        metavar="CONDITION",
-        help="only such runs: clip.name=none, or an expression: \"model.activation == 'tanh' and init.scale > 1\"",
-    )
     options(parser)
     args = vars(parser.parse_args(argv))
     paths, out, conditions = args.pop("runs"), args.pop("out"), args.pop("where")
 
     def write() -> list[Path]:
-        with warnings.catch_warnings(record=True, action="always") as caught:
-            loaded = results.load(paths, where=conditions)
-        for warning in caught:
-            print(f"{parser.prog}: {warning.message}", file=sys.stderr)
+        loaded, provenance = read(parser, paths, conditions)
         frame = table(loaded, **args)
-        sweeps = [path for path in paths if not (path / "run.json").exists()]
-        directory = out or Path(*sweeps[:1]) / "figures"
-        return style.save(draw(frame), frame, directory, name, results.provenance(loaded.runs))
+        directory = out or Path(*sweeps(paths)[:1]) / "figures"
+        return style.save(draw(frame), frame, directory, name, provenance)
 
-    return _report(parser, write)
+    return status(parser, write)
 
 
 def without_runs(
@@ -73,7 +71,7 @@ def without_runs(
 
     The command that goes into the files leaves out --out: the same numbers give the same bytes everywhere.
     """
-    parser = _parser(name, table)
+    parser = _parser(name, sys.modules[table.__module__].__doc__)
     parser.add_argument("--out", type=Path, default=Path("figures"), help="default: ./figures")
     options(parser)
     args = vars(parser.parse_args(argv))
@@ -86,16 +84,38 @@ def without_runs(
         frame = table(**args)
         return style.save(draw(frame), frame, out, name, results.provenance(pd.json_normalize(origin)))
 
-    return _report(parser, write)
+    return status(parser, write)
 
 
-def _parser(name: str, table: Callable[..., pd.DataFrame]) -> Parser:
-    about = sys.modules[table.__module__].__doc__
+def of_runs(name: str, about: str | None) -> Parser:
+    """A command line with RUNS... and --where."""
+    parser = _parser(name, about)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run and sweep directories")
+    about_where = "only such runs: clip.name=none, or an expression: \"model.activation == 'tanh' and init.scale > 1\""
+    parser.add_argument("--where", action="append", default=[], metavar="CONDITION", help=about_where)
+    return parser
+
+
+def _parser(name: str, about: str | None) -> Parser:
     return Parser(prog=f"{name}.py", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def _report(parser: Parser, write: Callable[[], list[Path]]) -> int:
-    """Prints what was written, or in one line why not."""
+def load(parser: Parser, paths: Sequence[Path], conditions: Sequence[str]) -> results.Results:
+    """The runs that meet the conditions; what `results.load` warns of is told in one line each."""
+    with warnings.catch_warnings(record=True, action="always") as caught:
+        loaded = results.load(paths, where=conditions)
+    for warning in caught:
+        print(f"{parser.prog}: {warning.message}", file=sys.stderr)
+    return loaded
+
+
+def sweeps(paths: Sequence[Path]) -> list[Path]:
+    """Those of the paths that are no single runs."""
+    return [path for path in paths if not (path / "run.json").exists()]
+
+
+def status(parser: Parser, write: Callable[[], list[Path]]) -> int:
+    """The exit status; prints what was written, or in one line why not: then it is 2."""
     try:
         for path in write():
             print(path)

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import signal
 import sys
 import types
@@ -15,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rnn_lab import launcher
 from rnn_lab.complaints import complaint
-from rnn_lab.config import Config, ConfigError, problems, run_id, typed
+from rnn_lab.config import CELL_NAMES, Config, ConfigError, problems, run_id, typed
 from rnn_lab.jobs import RunsFailed, check, metric, report, run_directory, train_jobs
 from rnn_lab.recording.store import finished_run, lock
 
@@ -70,6 +71,22 @@ def register() -> None:
         Plugins.instance().register(plugin)
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_id", _resolve_run_id, replace=True)
+
+
+def register_cell(name: str, cell: type) -> None:
+    """Makes `model=name` choose a cell of the user's: a class with `step(z, s, W)`, see cells.Own. Raises ConfigError for a name in use.
+
+    Call it before `command_line`. A run's id knows the name alone: a cell that computes something else needs another name.
+    """
+    from rnn_lab.cells import OWN  # imports torch
+
+    if name in CELL_NAMES or not re.fullmatch(r"\w+", name):
+        raise ConfigError(
+            f"{name}: a new cell's name must be letters, digits and _, and none of {', '.join(CELL_NAMES)}"
+        )
+    OWN[name] = cell
+    CELL_NAMES.append(name)
+    ConfigStore.instance().store(group="model", name=name, node={"name": name})
 
 
 def _resolve_run_id(_root_: DictConfig) -> str:

@@ -5,25 +5,27 @@ builds an autograd graph; autograd is the oracle in the tests. All tensors carry
 """
 
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
-from rnn_lab.activations import Activation
-from rnn_lab.cells import elman
+from rnn_lab import recurrence
+from rnn_lab.cells import Blocks, Cell
 from rnn_lab.losses import Loss, before_start
 from rnn_lab.parameters import Parameters
+from rnn_lab.recurrence import Trace, runs_first
 from rnn_lab.scaled import Scaled, scaled, value
 
 
 @dataclass(frozen=True)
 class Net:
-    """What every run of a program shares: phi, the loss, how many of the last steps carry it, and how they are reduced.
+    """What every run of a program shares: the cell, the loss, how many of the last steps carry it, and how they are reduced.
 
     loss_steps: L, 1 for a loss at the last step, T for one at every step. reduction: "mean" or "sum" over those steps.
     """
 
-    phi: Activation
+    cell: Cell
     loss: Loss
     loss_steps: int = 1
     reduction: str = "mean"
@@ -38,8 +40,9 @@ class Net:
 
 
 class Buffers:
-    """Preallocated states and adjoints of one program: h (*runs, T + 1, batch, hidden) and delta (*runs, T, batch, hidden), a list over
-    layers, h_0 = 0. dE_dh is kept at every step only if `keep_dE_dh`; otherwise all steps share the memory of one.
+    """Preallocated states and adjoints of one program: a trace for each layer, and what of it is named most, as lists over layers:
+    h (*runs, T + 1, batch, hidden), h_0 = 0; delta (*runs, T, batch, gates hidden); dE_dh (*runs, T, batch, hidden), which is kept at
+    every step only if `keep_dE_dh`; otherwise all steps share the memory of one.
 
     late: how many steps each run sits out before the first of the mini-batch at hand, (*runs,), set by who draws it; None: none does.
     Sequences are right-aligned: the last step is common. Where a run sits out, its states, dE_dh and delta are 0.
@@ -47,29 +50,40 @@ class Buffers:
 
     late: Tensor | None = None
 
-    def __init__(self, theta: Parameters, T: int, batch: int, keep_dE_dh: bool = False):
-        runs, hidden = theta.flat.shape[:-1], theta.V.shape[-2]
-        new, layers = theta.flat.new_zeros, range(len(theta.layers))
-        self.h = [new(*runs, T + 1, batch, hidden) for _ in layers]
-        self.delta = [new(*runs, T, batch, hidden) for _ in layers]
+    def __init__(self, theta: Parameters, cell: Cell, T: int, batch: int, keep_dE_dh: bool = False):
+        runs, hidden = tuple(theta.flat.shape[:-1]), theta.V.shape[-2]
         self.keep_dE_dh = keep_dE_dh
-        kept = [new(*runs, T if keep_dE_dh else 1, batch, hidden) for _ in layers]
-        self.dE_dh = [k.expand(*runs, T, batch, hidden) for k in kept]
+        self.traces = [Trace(cell, theta.flat.new_zeros, runs, T, batch, hidden, keep_dE_dh) for _ in theta.layers]
+        self.h = [trace.s[0] for trace in self.traces]
+        self.delta = [trace.delta for trace in self.traces]
+        self.dE_dh = [trace.dE_ds[0][..., 1:, :, :] for trace in self.traces]
 
 
 @dataclass
 class ScaledAdjoints:
-    """Total gradients at every state and pre-activation, per layer, as (mantissa, exponent)."""
+    """Total gradients per layer as (mantissa, exponent): at every state (all its blocks in one vector, h first), at every z_t, and `sent`,
+    what W's gradient is made of (delta itself but for a GRU and a user's own cell).
+    """
 
-    dE_dh: list[Scaled]
+    dE_ds: list[Scaled]
     delta: list[Scaled]
+    sent: list[Scaled]
+    blocks: int = 1
+
+    def block(self, number: int) -> list[Scaled]:
+        """dE/d(that block of the state): 0 is h, 1 an LSTM's c."""
+        return [Scaled(d.mantissa.chunk(self.blocks, -1)[number], d.exponent) for d in self.dE_ds]
+
+    @property
+    def dE_dh(self) -> list[Scaled]:
+        return self.block(0)
 
 
 def forward(theta: Parameters, x: Tensor, net: Net, buffers: Buffers) -> Tensor:
     """Fills buffers.h layer by layer and returns the outputs o_t = h_t V + c of the last L steps, (*runs, L, batch, outputs)."""
-    for layer, h in zip(theta.layers, buffers.h, strict=True):
-        elman.states(x, layer.U, layer.W, layer.b, net.phi, h, buffers.late)
-        x = h[..., 1:, :, :]
+    for layer, trace in zip(theta.layers, buffers.traces, strict=True):
+        recurrence.states(x, layer, net.cell, trace, buffers.late)
+        x = trace.s[0][..., 1:, :, :]
     return _times(x[..., -net.loss_steps :, :, :], theta.V) + theta.c.unsqueeze(-3)
 
 
@@ -111,11 +125,18 @@ def backward(theta: Parameters, x: Tensor, dE_do: Tensor, net: Net, buffers: Buf
     output_gradients(buffers.h[-1][..., -net.loss_steps :, :, :], dE_do, grads)
     immediate = dE_do @ theta.V.transpose(-2, -1).unsqueeze(-3)
     for n in reversed(range(len(theta.layers))):
-        layer, grad, h, delta = theta.layers[n], grads.layers[n], buffers.h[n], buffers.delta[n]
-        elman.deltas(immediate, h, layer.W, net.phi, buffers.dE_dh[n], delta, buffers.late)
-        elman.gradients(x if n == 0 else buffers.h[n - 1][..., 1:, :, :], h, delta, grad.U, grad.W, grad.b)
+        layer, trace = theta.layers[n], buffers.traces[n]
+        recurrence.deltas(immediate, layer.W, net.cell, trace, buffers.late)
         if n > 0:
-            immediate = delta @ layer.U.transpose(-2, -1).unsqueeze(-3)
+            immediate = trace.delta @ layer.U.transpose(-2, -1).unsqueeze(-3)
+    weight_gradients(theta, x, net, buffers, grads)
+
+
+def weight_gradients(theta: Parameters, x: Tensor, net: Net, buffers: Buffers, grads: Parameters) -> None:
+    """U, W and b of `grads`, layer by layer, from the states and deltas in `buffers`."""
+    for layer, trace, grad in zip(theta.layers, buffers.traces, grads.layers, strict=True):
+        recurrence.gradients(x, layer.W, net.cell, trace, grad)
+        x = trace.s[0][..., 1:, :, :]
 
 
 def scaled_backward(
@@ -126,12 +147,13 @@ def scaled_backward(
     """
     output_gradients(buffers.h[-1][..., -net.loss_steps :, :, :], dE_do, grads)
     adjoints = scaled_adjoints(theta, dE_do, net, buffers)
-    for n, (dE_dh, total) in enumerate(zip(adjoints.dE_dh, adjoints.delta, strict=True)):
-        grad, h, delta = grads.layers[n], buffers.h[n], buffers.delta[n]
-        delta.copy_(value(total))
+    for n, trace in enumerate(buffers.traces):
+        trace.delta.copy_(value(adjoints.delta[n]))
+        if net.cell.sent:
+            trace.sent.copy_(value(adjoints.sent[n]))
         if buffers.keep_dE_dh:
-            buffers.dE_dh[n].copy_(value(dE_dh))
-        elman.gradients(x if n == 0 else buffers.h[n - 1][..., 1:, :, :], h, delta, grad.U, grad.W, grad.b)
+            buffers.dE_dh[n].copy_(value(adjoints.dE_dh[n]))
+    weight_gradients(theta, x, net, buffers, grads)
     return adjoints
 
 
@@ -140,17 +162,16 @@ def scaled_adjoints(theta: Parameters, dE_do: Tensor, net: Net, buffers: Buffers
     gradients of E_T, whatever other steps carry a loss.
     """
     immediate = scaled(dE_do @ theta.V.transpose(-2, -1).unsqueeze(-3))
-    adjoints = ScaledAdjoints([], [])
+    adjoints = ScaledAdjoints([], [], [], net.cell.blocks)
     for n in reversed(range(len(theta.layers))):
-        layer, h, delta = theta.layers[n], buffers.h[n], buffers.delta[n]
-        exponent = torch.zeros(delta.shape[:-1], dtype=torch.int32, device=delta.device)
-        dE_dh, total = Scaled(torch.empty_like(delta), exponent), Scaled(torch.empty_like(delta), exponent)
-        elman.scaled_deltas(immediate, h, layer.W, net.phi, dE_dh, total, buffers.late)
-        adjoints.dE_dh.insert(0, dE_dh)
-        adjoints.delta.insert(0, total)
+        layer = theta.layers[n]
+        found = recurrence.scaled_deltas(immediate, layer.W, net.cell, buffers.traces[n], buffers.late)
+        for kept, own in zip((adjoints.dE_ds, adjoints.delta, adjoints.sent), found, strict=True):
+            kept.insert(0, own)
         if n > 0:
-            below = scaled(total.mantissa @ layer.U.transpose(-2, -1).unsqueeze(-3))
-            immediate = Scaled(below.mantissa, below.exponent + total.exponent)
+            delta = adjoints.delta[0]
+            below = scaled(delta.mantissa @ layer.U.transpose(-2, -1).unsqueeze(-3))
+            immediate = Scaled(below.mantissa, below.exponent + delta.exponent)
     return adjoints
 
 
@@ -164,27 +185,44 @@ def truncated_backward(
     Cost: the recursion takes S times the time of `backward`'s, so 1 for a loss at the last step, K for one at every step.
     """
     output_gradients(buffers.h[-1][..., -net.loss_steps :, :, :], dE_do, grads)
-    immediate = dE_do @ theta.V.transpose(-2, -1).unsqueeze(-3)
-    T, L, slots = buffers.delta[0].shape[-3], net.loss_steps, min(K, net.loss_steps)
-    carried = [immediate.new_zeros(*immediate.shape[:-3], slots, *immediate.shape[-2:]) for _ in theta.layers]
-    for k in reversed(range(T)):  # 0-based; carried: dE_t/dh_k, a slot for each E_t
+    immediate = runs_first(dE_do @ theta.V.transpose(-2, -1).unsqueeze(-3), 3)
+    T, L, slots = len(buffers.traces[0].steps), net.loss_steps, min(K, net.loss_steps)
+    late = None if buffers.late is None else buffers.late.reshape(-1, 1, 1, 1)
+    carried = [_slots(trace.steps[0].before, slots) for trace in buffers.traces]
+    for k in reversed(range(T)):  # 0-based; carried: dE_t/ds_k, a slot for each E_t
         if k + K < T - L:  # none left
-            for delta in buffers.delta:
-                delta[..., : k + 1, :, :] = 0
+            for trace in buffers.traces:
+                trace.delta[..., : k + 1, :, :] = trace.sent[..., : k + 1, :, :] = 0
             break
         if T - L <= k + K < T:
-            for dE_dh in carried:
-                dE_dh[..., (k + K) % slots, :, :] = 0
+            for block in chain(*carried):
+                block[:, (k + K) % slots] = 0
         if k >= T - L:
-            carried[-1][..., k % slots, :, :] = immediate[..., k - (T - L), :, :]
+            carried[-1][0][:, k % slots] = immediate[:, k - (T - L)]
         for n in reversed(range(len(theta.layers))):
-            if buffers.late is not None:
-                carried[n].masked_fill_((k < buffers.late)[..., None, None, None], 0)
-            layer, h_k, dE_da = theta.layers[n], buffers.h[n][..., k + 1, :, :], torch.empty_like(carried[n])
-            net.phi.backward(carried[n], h_k.unsqueeze(-3).expand_as(dE_da), dE_da)
-            buffers.delta[n][..., k, :, :] = dE_da.sum(-3)
+            if late is not None:
+                for block in carried[n]:
+                    block.masked_fill_(k < late, 0)
+            U, W, _ = (runs_first(t, 2) for t in theta.layers[n])
+            delta = _truncated_step(carried[n], W.transpose(1, 2), net.cell, buffers.traces[n], k)
             if n > 0:
-                carried[n - 1] += dE_da @ layer.U.transpose(-2, -1).unsqueeze(-3)
-            carried[n] = dE_da @ layer.W.transpose(-2, -1).unsqueeze(-3)
-    for n, (grad, h, delta) in enumerate(zip(grads.layers, buffers.h, buffers.delta, strict=True)):
-        elman.gradients(x if n == 0 else buffers.h[n - 1][..., 1:, :, :], h, delta, grad.U, grad.W, grad.b)
+                carried[n - 1][0].flatten(1, 2).add_(delta @ U.transpose(1, 2))
+    weight_gradients(theta, x, net, buffers, grads)
+
+
+def _slots(blocks: Blocks, slots: int) -> Blocks:
+    """Zeros (runs, slots, rows, hidden) for each block (runs, rows, hidden)."""
+    return tuple(block.new_zeros(len(block), slots, *block.shape[1:]) for block in blocks)
+
+
+def _truncated_step(carried: Blocks, WT: Tensor, cell: Cell, trace: Trace, k: int) -> Tensor:
+    """One step back for all slots, as rows. Fills the trace's delta and sent of step k with their sums; returns the slots' deltas."""
+    slots, at = carried[0].shape[1], trace.steps[k]
+    if slots > 1:
+        at = at.map(lambda x: x.repeat(1, slots, 1))
+    delta, sent = (own.new_empty(len(own), slots * own.shape[1], own.shape[2]) for own in trace.deltas[k])
+    d = tuple(block.flatten(1, 2) for block in carried)
+    cell.backward(d, at, WT, delta, sent, d)
+    for own, rows in zip(trace.deltas[k], (delta, sent if cell.sent else delta), strict=True):
+        own.copy_(rows.unflatten(1, (slots, -1)).sum(1))
+    return delta

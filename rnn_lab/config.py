@@ -54,6 +54,14 @@ LENGTHS = or_null(Rule(lambda v: 0 < len(v) == len(set(v)) and min(v) >= 1, "a l
 RECALL_TASKS = ("memorization", "copying")  # those that have positions and values
 LAST_STEP_TASKS = ("temporal_order", "temporal_order_3bit", "addition", "multiplication", "random_permutation")
 TASK_NAMES = (*LAST_STEP_TASKS, *RECALL_TASKS)
+POINTWISE_CELLS = ("elman", "leaky")  # those with one activation phi, which model.activation chooses
+CELL_NAMES = [*POINTWISE_CELLS, "lstm", "gru"]  # and users' own, see app.register_cell
+
+
+class CellName(Rule):
+    """One of CELL_NAMES as they are when it is asked."""
+
+    words = property(lambda self: "one of " + ", ".join(CELL_NAMES))  # type: ignore[assignment]
 
 
 def static(default: Any, rule: Rule) -> Any:
@@ -78,10 +86,11 @@ class Task:
 
 @dataclass
 class Model:
-    name: str = static("elman", one_of("elman"))
+    name: str = static("elman", CellName(lambda v: v in CELL_NAMES, ""))
     hidden: int = static(50, at_least(1))
     layers: int = static(1, at_least(1))
     activation: str = static("tanh", one_of("sigmoid", "tanh", "relu", "linear"))
+    leak: float = per_run(1.0, Rule(lambda v: 0 < v <= 1, "a number > 0 and <= 1"))
 
 
 @dataclass
@@ -94,6 +103,8 @@ class Init:
     output_scale: float = per_run(1.0, NOT_NEGATIVE)
     output_std: float | None = per_run(None, or_null(NOT_NEGATIVE))
     links: int = per_run(15, at_least(1))
+    forget_bias: float = per_run(1.0, Rule(math.isfinite, "a finite number"))
+    chrono: float | None = per_run(None, or_null(Rule(lambda v: 2 <= v < math.inf, "a finite number >= 2")))
 
 
 @dataclass
@@ -108,6 +119,16 @@ class Clip:
 class Regularizer:
     name: str = static("none", one_of("none", "omega"))
     alpha: float = per_run(4.0, NOT_NEGATIVE)
+
+
+@dataclass
+class Flossing:
+    name: str = static("none", one_of("none", "before"))
+    steps: int = static(100, at_least(1))
+    exponents: int = static(10, at_least(1))
+    window: int = static(50, at_least(1))
+    lr: float = per_run(0.003, NOT_NEGATIVE)
+    every: int | None = static(None, or_null(at_least(1)))
 
 
 @dataclass
@@ -144,6 +165,8 @@ class Eval:
 class Probe:
     spectrum_every: int | None = static(None, or_null(at_least(1)))
     smoothness_every: int | None = static(None, or_null(at_least(1)))
+    lyapunov_every: int | None = static(None, or_null(at_least(1)))
+    memory_every: int | None = static(None, or_null(at_least(1)))
 
 
 @dataclass
@@ -165,6 +188,7 @@ class Config:
     init: Init = field(default_factory=Init)
     clip: Clip = field(default_factory=Clip)
     regularizer: Regularizer = field(default_factory=Regularizer)
+    flossing: Flossing = field(default_factory=Flossing)
     optimizer: Optimizer = field(default_factory=Optimizer)
     training: Training = field(default_factory=Training)
     eval: Eval = field(default_factory=Eval)
@@ -241,6 +265,8 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
             found.append(
                 f"init.{std}={getattr(init, std)} and init.{scale}={getattr(init, scale)}: give one of the two"
             )
+    if init.chrono is not None and (init.forget_bias != 1 or {"init.chrono", "init.forget_bias"} <= given):
+        found.append(f"init.chrono={init.chrono} and init.forget_bias={init.forget_bias}: give one of the two")
     if init.std is not None and init.name != "gaussian":
         found.append(f"init.std={init.std}: only init=gaussian has a std (init.scale is the gain or, for sparse, rho)")
     if config.preset != "none":
@@ -248,12 +274,20 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
             found.append(f"preset={config.preset} sets {key}: give one of the two")
     if config.regularizer.name == "omega" and config.training.truncation is not None:
         found.append(f"training.truncation={config.training.truncation}: regularizer=omega needs full BPTT, null")
+    if config.regularizer.name == "omega" and config.model.name not in POINTWISE_CELLS:
+        found.append(f"regularizer=omega: not with model={config.model.name}; use regularizer=none")
     if config.training.stop_when_solved and config.eval.every is None:
         found.append("training.stop_when_solved=True: needs eval.every, the updates between two evaluations")
+    units, exponents = config.model.hidden * config.model.layers, config.flossing.exponents
+    if config.flossing.name != "none" and config.model.name not in POINTWISE_CELLS:
+        found.append(f"flossing={config.flossing.name}: not with model={config.model.name}; use flossing=none")
+    if config.flossing.name != "none" and exponents > units:
+        found.append(f"flossing.exponents={exponents}: a net of {units} units has only so many")
     if config.training.kernel == "numba":
         from rnn_lab import kernels
 
         for key, other, clash in (
+            ("model", config.model.name, config.model.name != "elman"),
             ("training.device", config.training.device, config.training.device != "cpu"),
             ("training.truncation", config.training.truncation, config.training.truncation is not None),
             ("regularizer", config.regularizer.name, config.regularizer.name != "none"),
@@ -279,22 +313,29 @@ def _shown(value: Any) -> str:
 def _without_effect(config: Config) -> set[str]:
     """Keys that the chosen options ignore: runs that differ in nothing else are one run."""
     ignored = {leaf.key for leaf in leaves(config) if leaf.key == "sweep" or leaf.key.startswith("tracker.")}
-    init = config.init
+    init, model = config.init, config.model.name
     rules = {
         "clip.threshold": config.clip.name not in ("norm", "value"),
         "clip.factor": config.clip.name != "agc",
         "clip.percentile": config.clip.name != "autoclip",
         "regularizer.name": config.regularizer.name == "none",  # left out where off: what came later renames no old run
         "regularizer.alpha": config.regularizer.name == "none",
+        **{f"flossing.{f.name}": config.flossing.name == "none" for f in fields(Flossing)},
         "optimizer.momentum": config.optimizer.name != "momentum",
         "optimizer.decay": config.optimizer.name != "rmsprop",
         "optimizer.beta1": config.optimizer.name != "adam",
         "optimizer.beta2": config.optimizer.name != "adam",
         "optimizer.epsilon": config.optimizer.name not in ("rmsprop", "adam"),
         "probe.smoothness_every": config.probe.smoothness_every is None,
+        "probe.lyapunov_every": config.probe.lyapunov_every is None,
+        "probe.memory_every": config.probe.memory_every is None,
         "training.truncation": config.training.truncation is None,
+        "model.activation": model not in POINTWISE_CELLS,
+        "model.leak": model != "leaky",
         "training.stop_when_solved": not config.training.stop_when_solved,
         "init.links": init.name != "sparse",
+        "init.forget_bias": model != "lstm" or init.chrono is not None,
+        "init.chrono": model not in ("lstm", "gru") or init.chrono is None,
         "init.scale": init.std is not None,
         "init.input_scale": init.input_std is not None,
         "init.output_scale": init.output_std is not None,
@@ -322,11 +363,18 @@ def static_key(config: Config) -> tuple:
     return tuple((leaf.key, tuple(leaf.value) if isinstance(leaf.value, list) else leaf.value) for leaf in used)
 
 
+def cell_name(config: Config) -> str:
+    """The activation of an Elman net, the cell of any other: "tanh", "leaky0.1-tanh", "lstm"."""
+    model = config.model
+    leak = f"leaky{model.leak:g}-" if model.name == "leaky" else ""
+    return leak + model.activation if model.name in POINTWISE_CELLS else model.name
+
+
 def run_name(config: Config) -> str:
     """A readable name that ends in the run id, for people and dashboards."""
     init = config.init
     spread = f"std{init.std:g}" if init.std is not None else f"{init.scale:g}"
-    what = f"{config.model.activation}-{spread}" if config.preset == "none" else config.preset.removeprefix("pascanu_")
+    what = f"{cell_name(config)}-{spread}" if config.preset == "none" else config.preset.removeprefix("pascanu_")
     L = "-".join(map(str, config.task.length_range or [config.task.length]))
     return f"{what}-L{L}-{config.clip.name}-s{config.seed}-{run_id(config)}"
 

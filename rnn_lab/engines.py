@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rnn_lab import bptt, probes, regularizers
+from rnn_lab.cells import Elman
 from rnn_lab.config import Config
 from rnn_lab.parameters import Parameters
 from rnn_lab.vectorize import MiniBatches
@@ -42,7 +43,8 @@ class Reference:
     ):
         self.grads, self._full = theta.like(), theta.like()  # full: dE/dtheta of full BPTT, where measured
         self._theta, self._net, self._batches, self._alpha, self._truncation = theta, net, batches, alpha, truncation
-        self._buffers = bptt.Buffers(theta, batches.task.steps, batches.batch_size, keep_dE_dh=alpha is not None)
+        T, batch, keep = batches.task.steps, batches.batch_size, alpha is not None
+        self._buffers = bptt.Buffers(theta, net.cell, T, batch, keep_dE_dh=keep)
         self._adjoints: bptt.ScaledAdjoints | None = None
         self._omega: Tensor | None = None
 
@@ -58,28 +60,25 @@ class Reference:
             grads.flat.copy_(self._full.flat)
         else:
             bptt.backward(theta, self._x, self._dE_do, net, buffers, grads)
-        if self._alpha is not None:
-            self._omega = regularizers.add_omega_gradient_(theta, buffers, self._alpha, grads)
+        if self._alpha is not None and isinstance(net.cell, Elman):
+            self._omega = regularizers.add_omega_gradient_(theta, net.cell, buffers, self._alpha, grads)
         return loss, o
 
     def _backward_scaled(self) -> bptt.ScaledAdjoints:
         return bptt.scaled_backward(self._theta, self._x, self._dE_do, self._net, self._buffers, self._full)
 
     def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        adjoints, buffers = self._adjoints or self._backward_scaled(), self._buffers
-        timesteps = {
-            "dE_dh/log10_norm": probes.log10_norms(adjoints.dE_dh),
-            "delta/log10_norm": probes.log10_norms(adjoints.delta),
-            "h/norm": probes.h_norm(buffers.h),
-            "phi_prime/mean": probes.phi_prime_mean(buffers.h, self._net.phi),
-            **probes.summand_series(self._x, buffers.h, adjoints.delta),
-        }
+        adjoints, buffers, net = self._adjoints or self._backward_scaled(), self._buffers, self._net
+        timesteps = probes.time_series(self._x, self._theta, net, buffers, adjoints)
         curve = timesteps["dE_dh/log10_norm"]
-        if self._net.loss_steps > 1:  # the slope is that of E_T alone
-            last = bptt.scaled_adjoints(self._theta, self._dE_do[..., -1:, :, :], self._net, buffers)
+        if net.loss_steps > 1:  # the slope is that of E_T alone
+            last = bptt.scaled_adjoints(self._theta, self._dE_do[..., -1:, :, :], net, buffers)
             curve = probes.log10_norms(last.dE_dh)
         scalars = {"dE_dh/slope": probes.slope(curve[..., -1, :])}
-        scalars["omega"] = regularizers.net_omega(self._theta, adjoints) if self._omega is None else self._omega
+        if self._omega is not None:
+            scalars["omega"] = self._omega
+        elif isinstance(net.cell, Elman):
+            scalars["omega"] = regularizers.net_omega(self._theta, net.cell, adjoints)
         if self._truncation is not None:
             scalars |= probes.truncation_scalars(self._full.flat, self.grads.flat)
         return scalars, timesteps

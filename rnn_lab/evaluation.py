@@ -35,7 +35,7 @@ def evaluation(
 ) -> dict[str, Tensor]:
     """Loss and error on fresh sequences, which are the same whenever a run is evaluated at this step; the training data do not move."""
     batches = vectorize.MiniBatches(task, rngs, BATCH, theta.flat.dtype, str(theta.flat.device))
-    buffers = bptt.Buffers(theta, task.steps, BATCH)
+    buffers = bptt.Buffers(theta, net.cell, task.steps, BATCH)
     loss, wrong = torch.zeros(2, len(rngs), dtype=torch.float64, device=theta.flat.device)
     for start in range(0, sequences, BATCH):
         count = min(BATCH, sequences - start)

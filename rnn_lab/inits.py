@@ -39,3 +39,11 @@ def sparse(z: Matrix, links: int, rho: float, rng: np.random.Generator) -> Matri
         if radius > 1e-12 * np.abs(W).max(initial=0.0):
             return W * (rho / radius)
         z = rng.standard_normal(z.shape)
+
+
+def chrono(u: NDArray[np.float64], longest: float) -> NDArray[np.float64]:
+    """The bias of gates that keep, log U[1, T_max - 1] with T_max = `longest` >= 2, from u uniform in [0, 1) (Tallec & Ollivier 2018).
+
+    A gate at its bias forgets 1/(1 + e^b) of the state a step: time constants are uniform over 2..T_max. Its input gate has the negative.
+    """
+    return np.log(1 + (longest - 2) * u)

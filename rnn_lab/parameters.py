@@ -11,7 +11,7 @@ _ALIGN = 16  # entries; slots start at 64 bytes whatever the shapes, so that a p
 
 
 class Layer(NamedTuple):
-    """One layer's weights: U (*runs, in, hidden), W (*runs, hidden, hidden), b (*runs, 1, hidden)."""
+    """One layer's weights: U (*runs, in, gates hidden), W (*runs, hidden, gates hidden), b (*runs, 1, gates hidden); gates: of its cell."""
 
     U: Tensor
     W: Tensor
@@ -36,11 +36,13 @@ class Parameters:
         layers: int = 1,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
+        gates: int = 1,
     ) -> "Parameters":
         """All zero; V is (*runs, hidden, outputs), c (*runs, 1, outputs)."""
         shapes: list[tuple[int, int]] = []
         for layer in range(layers):
-            shapes += [(inputs if layer == 0 else hidden, hidden), (hidden, hidden), (1, hidden)]
+            columns = gates * hidden
+            shapes += [(inputs if layer == 0 else hidden, columns), (hidden, columns), (1, columns)]
         shapes += [(hidden, outputs), (1, outputs)]
         widths = [math.ceil(rows * columns / _ALIGN) * _ALIGN for rows, columns in shapes]
         flat = torch.zeros(*runs, sum(widths), dtype=dtype, device=device)
@@ -51,15 +53,16 @@ class Parameters:
 
     def like(self) -> "Parameters":
         """Zeros of the same shapes."""
-        first = self.layers[0]
+        first, (hidden, outputs) = self.layers[0], self.V.shape[-2:]
         return Parameters.zeros(
             tuple(self.flat.shape[:-1]),
             first.U.shape[-2],
-            first.U.shape[-1],
-            self.V.shape[-1],
+            hidden,
+            outputs,
             len(self.layers),
             self.flat.dtype,
             self.flat.device,
+            first.U.shape[-1] // hidden,
         )
 
     def matrices(self, flat: Tensor) -> list[Tensor]:

@@ -5,14 +5,16 @@ import torch
 from torch import Tensor
 
 from rnn_lab import theory
-from rnn_lab.config import Config
+from rnn_lab.config import POINTWISE_CELLS, Config
 
 
-def bound(config: Config, sigma_max: Tensor) -> dict[str, Tensor]:
-    """theory/eta = gamma sigma_max of P13's theorem, (runs,), where it applies: an Elman net."""
-    if config.model.name != "elman":
+def bound(configs: list[Config], sigma_max: Tensor) -> dict[str, Tensor]:
+    """theory/eta of P13's theorem, (runs,), where it applies: gamma sigma_max of an Elman net, and what it is of a leaky one."""
+    model = configs[0].model
+    if model.name not in POINTWISE_CELLS:
         return {}
-    return {"theory/eta": torch.from_numpy(theory.eta(config.model.activation, sigma_max.cpu().numpy()))}
+    leak = [config.model.leak if model.name == "leaky" else 1.0 for config in configs]
+    return {"theory/eta": torch.from_numpy(theory.eta(model.activation, sigma_max.cpu().numpy(), leak))}
 
 
 def mean_field(configs: list[Config], x: Tensor, late: Tensor | None) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,11 @@ METRICS = (
     "truncation/bias",
     "truncation/cosine",
     "dE_dh/slope",
+    "lyapunov/max",
+    "lyapunov/kaplan_yorke",
+    "lyapunov/entropy",
+    "flossing/loss_first",
+    "flossing/loss_last",
     "theory/slope",
     "theory/eta",
 )
@@ -93,6 +98,11 @@ def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], where:
     )
     config = tuple(key for key in leaves if key in about)
     return Results(about, steps, _timesteps_frame(list(runs.values())), config)
+
+
+def select(rows: pd.DataFrame, where: str | Iterable[str], keys: Sequence[str] = ()) -> pd.DataFrame:
+    """The rows of any table that meet these conditions. keys: which columns to name where a condition names none. Raises as `load`."""
+    return rows.iloc[meeting(conditions(where), dict(enumerate(rows.to_dict("records"))), keys)]
 
 
 def provenance(runs: pd.DataFrame) -> dict[str, str]:

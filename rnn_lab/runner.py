@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from rnn_lab import kernels
-from rnn_lab.config import Config, container, run_id, run_name
+from rnn_lab.config import Config, cell_name, container, run_id, run_name
 from rnn_lab.recording import Row, RunInfo, Sink
 from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.store import StoreSink
 from rnn_lab.recording.wandb import WandbSink
-from rnn_lab.training import TIMESTEP_SERIES, Snapshot, train
+from rnn_lab.training import Snapshot, timestep_series, train
 from rnn_lab.vectorize import make_task
 
 log = logging.getLogger("rnn_lab")
@@ -45,10 +45,10 @@ class Recorder:
     def __init__(self, job: Job, program_runs: int = 1):
         config = job.config
         task = make_task(config.task)
-        tags = [config.task.name, config.model.activation, config.clip.name]
+        tags = [config.task.name, cell_name(config), config.clip.name]
         info = RunInfo(run_id(config), config.sweep, job.directory, container(config), run_name(config), tags)
         describe = {
-            "series": list(TIMESTEP_SERIES),
+            "series": list(timestep_series(config)),
             "layers": config.model.layers,
             "T": task.steps,
             "baseline": task.baseline_of(config.task.reduction)._asdict(),

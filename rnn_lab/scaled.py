@@ -74,6 +74,14 @@ def value(x: Scaled) -> Tensor:
     return ldexp_(x.mantissa.clone(), x.exponent)
 
 
+def aligned(x: Scaled) -> tuple[Tensor, Tensor]:
+    """The vectors (..., batch, units) in float64, with one exponent (...) for the batch, its largest: what is far smaller may become 0."""
+    zero = torch.iinfo(torch.int32).min // 2
+    exponent = torch.where((x.mantissa != 0).any(-1), x.exponent, zero)
+    largest = exponent.amax(-1, keepdim=True)
+    return ldexp_(x.mantissa.to(torch.float64, copy=True), x.exponent - largest), largest.squeeze(-1)
+
+
 def log10_rms_norm(x: Scaled) -> Tensor:
     """log10 of the root mean square over the batch of the vectors' Euclidean norms, in float64.
 

@@ -24,11 +24,12 @@ LAGS = 60  # slopes, measured and predicted, are those over lags 0..min(LAGS, T)
 # --------------------------------------------------------------------------------------------- Pascanu, Mikolov & Bengio 2013, section 2
 
 
-def eta(activation: str, sigma_max: ArrayLike, leak: float = 1.0) -> Array:
+def eta(activation: str, sigma_max: ArrayLike, leak: ArrayLike = 1.0) -> Array:
     """eta = gamma sigma_max(W), gamma = sup |phi'| (P13 eqs 6-7); leaky units with rate a = `leak`: (1 - a) + a gamma sigma_max.
 
     sigma_max is the largest *singular value*. eta < 1 is sufficient for vanishing, eta > 1 necessary for exploding.
     """
+    leak = np.asarray(leak, float)
     return (1 - leak) + leak * PHI[activation].gamma * np.asarray(sigma_max, float)
 
 

@@ -9,7 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnn_lab import inits
+from rnn_lab import cells, inits
+from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import GRU, LSTM, Cell, Elman, Leaky, Own
 from rnn_lab.config import Config, static_key
 from rnn_lab.config import Task as TaskConfig
 from rnn_lab.parameters import Parameters
@@ -27,6 +29,23 @@ def make_task(config: TaskConfig) -> Task:
     return kind(shortest, longest, **{option: getattr(config, option) for option in kind.options})
 
 
+def make_cell(configs: list[Config], dtype: torch.dtype, device: str) -> Cell:
+    """The cell that all runs of a program share."""
+    model = configs[0].model
+    match model.name:
+        case "elman":
+            return Elman(ACTIVATIONS[model.activation])
+        case "leaky":
+            leak = per_run([config.model.leak for config in configs], device)
+            return Leaky(ACTIVATIONS[model.activation], leak.to(dtype))
+        case "lstm":
+            return LSTM()
+        case "gru":
+            return GRU()
+        case own:
+            return Own(cells.OWN[own]())
+
+
 def programs(configs: list[Config], max_runs: int) -> list[list[int]]:
     """Indices of the configs that train together, in the order of their first member; none longer than max_runs."""
     groups: dict[tuple, list[int]] = defaultdict(list)
@@ -39,6 +58,11 @@ def streams(seed: int) -> tuple[Rng, Rng, np.random.SeedSequence]:
     """A run's random numbers: the generators of initialisation and training data, and the root of one generator for each evaluation."""
     init, train, evaluation = np.random.SeedSequence(seed).spawn(3)
     return np.random.default_rng(init), np.random.default_rng(train), evaluation
+
+
+def flossing_rng(seed: int, step: int) -> Rng:
+    """The generator of the sequences that are flossed on after `step` updates; no other stream moves."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3, step)))
 
 
 def evaluation_rng(root: np.random.SeedSequence, *key: int) -> Rng:
@@ -60,12 +84,26 @@ def recurrent_matrix(config: Config, z: NDArray[np.float64], links_rng: Rng) -> 
             return inits.sparse(z, init.links, init.scale, links_rng)
 
 
+def bias(config: Config, hidden: int, gates: int, rng: Rng) -> NDArray[np.float64]:
+    """b of one layer, (gates, hidden): 0 but for the gates of which init.forget_bias and init.chrono speak."""
+    b, init = np.zeros((gates, hidden)), config.init
+    chrono = None if init.chrono is None else inits.chrono(rng.random(hidden), init.chrono)
+    match config.model.name:
+        case "lstm":  # i, f, g, o
+            b[1] = init.forget_bias if chrono is None else chrono
+            b[0] = 0 if chrono is None else -chrono
+        case "gru" if chrono is not None:  # r, z, n: 1 - z takes the place of an input gate
+            b[1] = chrono
+    return b
+
+
 def initialise_(theta: Parameters, config: Config, rng: Rng) -> None:
-    """Fills one run's parameters: std of U is input_scale/sqrt(fan in), of V output_scale/sqrt(hidden), unless the std is given; biases 0.
+    """Fills one run's parameters: std of U is input_scale/sqrt(fan in), of V output_scale/sqrt(hidden), unless the std is given; `bias`.
 
     Unit normals are drawn first, in a fixed order, and then scaled: a seed gives the same draws whatever the scales and the kind of W.
+    Each gate has a W of its own of that kind.
     """
-    init, links_rng = config.init, rng.spawn(1)[0]
+    init, (links_rng, bias_rng) = config.init, rng.spawn(2)
 
     def scaled_normals(like: Tensor, scale: float, std: float | None) -> Tensor:
         z = rng.standard_normal(like.shape)
@@ -73,18 +111,20 @@ def initialise_(theta: Parameters, config: Config, rng: Rng) -> None:
 
     for layer in theta.layers:
         layer.U.copy_(scaled_normals(layer.U, init.input_scale, init.input_std))
-        layer.W.copy_(torch.from_numpy(recurrent_matrix(config, rng.standard_normal(layer.W.shape), links_rng)))
+        gates = np.split(rng.standard_normal(layer.W.shape), layer.W.shape[-1] // layer.W.shape[-2], axis=1)
+        layer.W.copy_(torch.from_numpy(np.hstack([recurrent_matrix(config, z, links_rng) for z in gates])))
+        layer.b.copy_(torch.from_numpy(bias(config, layer.W.shape[-2], len(gates), bias_rng).reshape(1, -1)))
     theta.V.copy_(scaled_normals(theta.V, init.output_scale, init.output_std))
 
 
 def stack_parameters(configs: list[Config], task: Task, rngs: list[Rng], dtype: torch.dtype, device: str) -> Parameters:
     """The initial parameters of all runs, (runs, P)."""
     model = configs[0].model
-    sizes = (task.inputs, model.hidden, task.outputs, model.layers)
-    alone = [Parameters.zeros((), *sizes, dtype=dtype) for _ in configs]
+    sizes, gates = (task.inputs, model.hidden, task.outputs, model.layers), make_cell(configs, dtype, device).gates
+    alone = [Parameters.zeros((), *sizes, dtype=dtype, gates=gates) for _ in configs]
     for theta, config, rng in zip(alone, configs, rngs, strict=True):
         initialise_(theta, config, rng)
-    stacked = Parameters.zeros((len(configs),), *sizes, dtype=dtype, device=device)
+    stacked = Parameters.zeros((len(configs),), *sizes, dtype=dtype, device=device, gates=gates)
     stacked.flat.copy_(torch.stack([theta.flat for theta in alone]))
     return stacked
 

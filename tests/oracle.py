@@ -14,6 +14,7 @@ from rnn_lab.config import Config
 from rnn_lab.parameters import Parameters
 
 PHI = {"sigmoid": torch.sigmoid, "tanh": torch.tanh, "relu": torch.relu, "linear": torch.clone}
+Blocks = tuple[Tensor, ...]
 LOSS = {
     "cross entropy": lambda o, y: F.cross_entropy(o, y, reduction="sum"),
     "squared error": lambda o, y: ((o - y) ** 2).sum(),
@@ -40,9 +41,10 @@ def random_parameters(
     dtype: torch.dtype = torch.float64,
     gain: float = 1.0,
     seed: int = 0,
+    gates: int = 1,
 ) -> Parameters:
-    """Parameters of (inputs, hidden, outputs), every entry random, biases too; W has spectral radius about `gain`."""
-    theta, rng = Parameters.zeros(runs, *sizes, layers, dtype), np.random.default_rng(seed)
+    """Parameters of (inputs, hidden, outputs), every entry random, biases too; W (each gate's) has spectral radius about `gain`."""
+    theta, rng = Parameters.zeros(runs, *sizes, layers, dtype, gates=gates), np.random.default_rng(seed)
 
     def fill(view: Tensor, std: float) -> None:
         view.copy_(torch.from_numpy(std * rng.standard_normal(view.shape)))
@@ -67,9 +69,35 @@ def weights(theta: Parameters, run: tuple[int, ...] = ()) -> dict[str, Tensor]:
     return {name: t[run].detach().clone() for name, t in (named | {"V": theta.V, "c": theta.c}).items()}
 
 
+def elman(z: Tensor, s: Blocks, W: Tensor, phi: str, leak: float) -> Blocks:
+    return (PHI[phi](z + s[0] @ W),)
+
+
+def leaky(z: Tensor, s: Blocks, W: Tensor, phi: str, leak: float) -> Blocks:
+    return ((1 - leak) * s[0] + leak * PHI[phi](z + s[0] @ W),)
+
+
+def lstm(z: Tensor, s: Blocks, W: Tensor, phi: str, leak: float) -> Blocks:
+    i, f, g, o = (z + s[0] @ W).chunk(4, -1)
+    c = torch.sigmoid(f) * s[1] + torch.sigmoid(i) * torch.tanh(g)
+    return c, torch.sigmoid(o) * torch.tanh(c)  # c first: it is what h is made of
+
+
+def gru(z: Tensor, s: Blocks, W: Tensor, phi: str, leak: float) -> Blocks:
+    (z_r, z_z, z_n), (p_r, p_z, p_n) = z.chunk(3, -1), (s[0] @ W).chunk(3, -1)
+    r, keep = torch.sigmoid(z_r + p_r), torch.sigmoid(z_z + p_z)
+    return ((1 - keep) * torch.tanh(z_n + r * p_n) + keep * s[0],)
+
+
+CELLS = {"elman": (elman, 1), "leaky": (leaky, 1), "lstm": (lstm, 2), "gru": (gru, 1)}
+
+
 @dataclass
 class Backpropagated:
-    """What autograd says about one run; h, dE_dh and delta are (layers, T, batch, hidden), o is (T, batch, outputs)."""
+    """What autograd says about one run; h, dE_dh, delta and dE_dc (an LSTM's) are (layers, T, batch, ...), o is (T, batch, outputs).
+
+    delta: dE/d(x_t U + b).  dW: (layers, T, hidden, ...), step t's own use of W, as if each step had a copy.
+    """
 
     objective: Tensor
     o: Tensor
@@ -77,42 +105,74 @@ class Backpropagated:
     dE_dh: Tensor
     delta: Tensor
     grads: dict[str, Tensor]
+    dW: Tensor
+    dE_dc: Tensor | None = None
 
 
-def forward(w: dict[str, Tensor], x: Tensor, phi: str) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """x (T, batch, inputs) -> a and h as lists (layer after layer, each T long) and o as a list of T."""
-    a: list[Tensor] = []
-    h: list[Tensor] = []
-    below = list(x)
-    layer = 1
+@dataclass
+class Nodes:
+    """The nodes of a forward pass, each a list (layer after layer, each T long); W: the copies of W, one a step; o: a list of T."""
+
+    z: list[Tensor]
+    h: list[Tensor]
+    c: list[Tensor]
+    W: list[Tensor]
+    o: list[Tensor]
+
+
+def forward(w: dict[str, Tensor], x: Tensor, phi: str, cell: str = "elman", leak: float = 1.0) -> Nodes:
+    """x (T, batch, inputs) through all layers."""
+    nodes, below, layer, (step, blocks) = Nodes([], [], [], [], []), list(x), 1, CELLS[cell]
     while f"W{layer}" in w:
-        h_t = x.new_zeros(x.shape[1], w[f"W{layer}"].shape[0])
+        W = w[f"W{layer}"]
+        s = (x.new_zeros(x.shape[1], len(W)),) * blocks
         states = []
         for x_t in below:
-            a_t = x_t @ w[f"U{layer}"] + h_t @ w[f"W{layer}"] + w[f"b{layer}"]
-            h_t = PHI[phi](a_t)
-            a.append(a_t)
-            states.append(h_t)
-        h += states
+            nodes.z.append(x_t @ w[f"U{layer}"] + w[f"b{layer}"])
+            nodes.W.append(W.clone())
+            *c, h = step(nodes.z[-1], s, nodes.W[-1], phi, leak)
+            nodes.c += c
+            s = (h, *c)
+            states.append(h)
+        nodes.h += states
         below = states
         layer += 1
-    return a, h, [h_t @ w["V"] + w["c"] for h_t in below]
+    nodes.o = [h_t @ w["V"] + w["c"] for h_t in below]
+    return nodes
 
 
-def backpropagate(w: dict[str, Tensor], x: Tensor, y: Tensor, phi: str, loss: str, reduction: str) -> Backpropagated:
+def backpropagate(
+    w: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    phi: str,
+    loss: str,
+    reduction: str,
+    cell: str = "elman",
+    leak: float = 1.0,
+) -> Backpropagated:
     """Total derivatives, by autograd on the list of nodes; the loss is carried by the last len(y) steps."""
     w = {name: t.clone().requires_grad_() for name, t in w.items()}
-    a, h, o = forward(w, x, phi)
+    nodes = forward(w, x, phi, cell, leak)
     L, batch, T = len(y), x.shape[1], len(x)
-    E = torch.stack([LOSS[loss](o_t, y_t) for o_t, y_t in zip(o[T - L :], y, strict=True)]).sum() / batch
+    E = torch.stack([LOSS[loss](o_t, y_t) for o_t, y_t in zip(nodes.o[T - L :], y, strict=True)]).sum() / batch
     E = E / L if reduction == "mean" else E
-    found = torch.autograd.grad(E, [*h, *a, *w.values()])
-    n = len(h)
+    wanted = (nodes.h, nodes.z, nodes.W, nodes.c, list(w.values()))
+    found = iter(torch.autograd.grad(E, [node for nodes in wanted for node in nodes]))
+    *by_node, grads = ([next(found) for _ in nodes] for nodes in wanted)
 
     def by_layer(steps) -> Tensor:
         return torch.stack(list(steps)).detach().unflatten(0, (-1, T))
 
-    grads = dict(zip(w, found[2 * n :], strict=True))
+    dE_dh, delta, dW = (by_layer(steps) for steps in by_node[:3])
+    dE_dc = by_layer(by_node[3]) if nodes.c else None
     return Backpropagated(
-        E.detach(), torch.stack(o).detach(), by_layer(h), by_layer(found[:n]), by_layer(found[n : 2 * n]), grads
+        E.detach(),
+        torch.stack(nodes.o).detach(),
+        by_layer(nodes.h),
+        dE_dh,
+        delta,
+        dict(zip(w, grads, strict=True)),
+        dW,
+        dE_dc,
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rnn_lab import bptt
 from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import Elman
 from rnn_lab.losses import softmax_cross_entropy, squared_error
 from rnn_lab.parameters import Parameters
 from rnn_lab.probes import log10_norms
@@ -38,7 +39,7 @@ def data(
 
 def run_backward(theta: Parameters, x: Tensor, y: Tensor, net: bptt.Net, keep: bool = True):
     """Loss, buffers and gradients of the plain backward pass."""
-    buffers, grads = bptt.Buffers(theta, x.shape[-3], x.shape[-2], keep_dE_dh=keep), theta.like()
+    buffers, grads = bptt.Buffers(theta, net.cell, x.shape[-3], x.shape[-2], keep_dE_dh=keep), theta.like()
     loss, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net)
     bptt.backward(theta, x, dE_do, net, buffers, grads)
     return loss, buffers, grads
@@ -46,7 +47,7 @@ def run_backward(theta: Parameters, x: Tensor, y: Tensor, net: bptt.Net, keep: b
 
 def run_scaled(theta: Parameters, x: Tensor, y: Tensor, net: bptt.Net):
     """Adjoints, buffers and gradients of the renormalised backward pass."""
-    buffers, grads = bptt.Buffers(theta, x.shape[-3], x.shape[-2]), theta.like()
+    buffers, grads = bptt.Buffers(theta, net.cell, x.shape[-3], x.shape[-2]), theta.like()
     _, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net)
     return bptt.scaled_backward(theta, x, dE_do, net, buffers, grads), buffers, grads
 
@@ -60,7 +61,7 @@ def test_every_gradient_is_autograds(runs, phi, loss, L, reduction, layers):
     """dE/dh_t and delta_t for every t and layer, dU dW db dV dc, the objective; W not symmetric; both passes."""
     theta = random_parameters(runs, (INPUTS, HIDDEN, OUTPUTS), layers)
     x, y = data(runs, loss, L)
-    net = bptt.Net(ACTIVATIONS[phi], LOSSES[loss], L, reduction)
+    net = bptt.Net(Elman(ACTIVATIONS[phi]), LOSSES[loss], L, reduction)
     objective, buffers, grads = run_backward(theta, x, y, net)
     adjoints, scaled_buffers, scaled_grads = run_scaled(theta, x, y, net)
     close = partial(torch.testing.assert_close, rtol=1e-11, atol=1e-14)
@@ -84,7 +85,7 @@ def test_the_gradient_is_the_slope_of_the_objective(runs):
     """Central differences of the objective in every single parameter, without autograd."""
     theta = random_parameters(runs, (2, 3, 2), layers=2)
     x, y = data(runs, "cross entropy", STEPS, sizes=(2, 2))
-    net = bptt.Net(ACTIVATIONS["tanh"], softmax_cross_entropy, STEPS)
+    net = bptt.Net(Elman(ACTIVATIONS["tanh"]), softmax_cross_entropy, STEPS)
     _, buffers, grads = run_backward(theta, x, y, net)
 
     def objective() -> Tensor:
@@ -133,7 +134,7 @@ def test_one_linear_unit_by_hand(L):
         view.fill_(number)
     theta.layers[0].W.copy_(torch.tensor(ws, dtype=torch.float64).view(3, 1, 1))
     x, y = data((3,), "squared error", L, T=7, sizes=(1, 1))
-    loss, buffers, grads = run_backward(theta, x, y, bptt.Net(ACTIVATIONS["linear"], squared_error, L))
+    loss, buffers, grads = run_backward(theta, x, y, bptt.Net(Elman(ACTIVATIONS["linear"]), squared_error, L))
     for run, w in enumerate(ws):
         truth = by_hand(w, u, b, v, c, x[run, ..., 0], y[run, ..., 0])
         torch.testing.assert_close(buffers.dE_dh[0][run, ..., 0], truth["dE_dh"])
@@ -147,7 +148,7 @@ def test_with_a_loss_at_the_last_step_one_linear_unit_decays_as_w_to_the_lag():
     theta = random_parameters((), (1, 1, 1))
     theta.layers[0].W.fill_(0.5)
     x, y = data((), "squared error", 1, T=30, sizes=(1, 1))
-    _, buffers, _ = run_backward(theta, x, y, bptt.Net(ACTIVATIONS["linear"], squared_error))
+    _, buffers, _ = run_backward(theta, x, y, bptt.Net(Elman(ACTIVATIONS["linear"]), squared_error))
     lag = torch.arange(29, -1, -1, dtype=torch.float64).view(-1, 1, 1)
     torch.testing.assert_close(buffers.dE_dh[0], 0.5**lag * buffers.dE_dh[0][-1])
 
@@ -167,7 +168,7 @@ def test_the_curve_is_the_total_gradient_not_the_immediate_one():
     torch.nn.functional.cross_entropy(trap[-1] @ w["V"] + w["c"], y[0]).backward()
     assert trap.grad is not None
 
-    net = bptt.Net(ACTIVATIONS["tanh"], softmax_cross_entropy)
+    net = bptt.Net(Elman(ACTIVATIONS["tanh"]), softmax_cross_entropy)
     _, buffers, _ = run_backward(theta, x, y, net)
     adjoints, _, _ = run_scaled(theta, x, y, net)
     curve = log10_norms(adjoints.dE_dh)[0]
@@ -187,7 +188,7 @@ def test_renormalising_changes_no_bit_where_float32_suffices(runs, phi, every_st
     T, batch = 25, 20
     theta = random_parameters(runs, (6, 50, 4), layers, torch.float32, gain=0.7)
     theta.V.mul_(0.1)  # or a linear net is so sure of a class that softmax itself is subnormal
-    net = bptt.Net(ACTIVATIONS[phi], softmax_cross_entropy, T if every_step else 1)
+    net = bptt.Net(Elman(ACTIVATIONS[phi]), softmax_cross_entropy, T if every_step else 1)
     x, y = data(runs, "cross entropy", net.loss_steps, T, batch, torch.float32, (6, 4))
     _, buffers, grads = run_backward(theta, x, y, net)
     adjoints, scaled_buffers, scaled_grads = run_scaled(theta, x, y, net)
@@ -202,7 +203,7 @@ def test_renormalising_changes_no_bit_where_float32_suffices(runs, phi, every_st
 def test_keeping_dE_dh_changes_no_bit(runs):
     theta = random_parameters(runs, (INPUTS, HIDDEN, OUTPUTS), 2, torch.float32)
     x, y = data(runs, "cross entropy", STEPS, dtype=torch.float32)
-    net = bptt.Net(ACTIVATIONS["sigmoid"], softmax_cross_entropy, STEPS)
+    net = bptt.Net(Elman(ACTIVATIONS["sigmoid"]), softmax_cross_entropy, STEPS)
     _, kept, grads = run_backward(theta, x, y, net, keep=True)
     _, shared, same = run_backward(theta, x, y, net, keep=False)
     assert torch.equal(grads.flat, same.flat)
@@ -227,7 +228,7 @@ def test_a_thousand_steps_vanish_to_1e_minus_1750():
     """Sigmoid, W ~ N(0, .01^2) as in P13, in float32, which ends at 1e-45: the curve is that of rescaled float64."""
     T = 1000
     theta = random_parameters((), (6, 50, 4), dtype=torch.float32, gain=0.01 * 50**0.5)
-    net = bptt.Net(ACTIVATIONS["sigmoid"], softmax_cross_entropy)
+    net = bptt.Net(Elman(ACTIVATIONS["sigmoid"]), softmax_cross_entropy)
     x, y = data((), "cross entropy", 1, T, 5, torch.float32, (6, 4))
     adjoints, buffers, _ = run_scaled(theta, x, y, net)
     _, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net)
@@ -247,7 +248,7 @@ def test_tanh_at_rest_explodes_by_its_gain_each_step():
     layer.b.zero_()
     layer.W.copy_(gain * torch.linalg.qr(layer.W.double())[0])
     x, y = data((), "cross entropy", 1, T, 20, torch.float32, (6, 4))
-    net = bptt.Net(ACTIVATIONS["tanh"], softmax_cross_entropy)
+    net = bptt.Net(Elman(ACTIVATIONS["tanh"]), softmax_cross_entropy)
     adjoints, _, _ = run_scaled(theta, x, y, net)
     _, plain, _ = run_backward(theta, x, y, net)
     for curve in (log10_norms(adjoints.dE_dh)[0], log10_norms(adjoints.delta)[0]):
@@ -261,13 +262,13 @@ def test_dead_units_give_an_exact_zero():
     theta = random_parameters((2,), (INPUTS, HIDDEN, OUTPUTS), dtype=torch.float32)
     theta.layers[0].b.fill_(-1e6)
     x, y = data((2,), "cross entropy", STEPS, dtype=torch.float32)
-    adjoints, _, grads = run_scaled(theta, x, y, bptt.Net(ACTIVATIONS["relu"], softmax_cross_entropy, STEPS))
+    adjoints, _, grads = run_scaled(theta, x, y, bptt.Net(Elman(ACTIVATIONS["relu"]), softmax_cross_entropy, STEPS))
     assert (log10_norms(adjoints.delta) == -torch.inf).all()
     assert torch.isfinite(log10_norms(adjoints.dE_dh)).all()  # every step has a loss, and dE/dh_t is taken before phi'
     assert grads.layers[0].W.count_nonzero() == 0
     assert grads.c.count_nonzero() > 0
 
-    adjoints, _, _ = run_scaled(theta, x, y[:, -1:], bptt.Net(ACTIVATIONS["relu"], softmax_cross_entropy))
+    adjoints, _, _ = run_scaled(theta, x, y[:, -1:], bptt.Net(Elman(ACTIVATIONS["relu"]), softmax_cross_entropy))
     assert (log10_norms(adjoints.dE_dh)[..., :-1] == -torch.inf).all()
     assert torch.isfinite(log10_norms(adjoints.dE_dh)[..., -1]).all()
 
@@ -276,9 +277,9 @@ def test_dead_units_give_an_exact_zero():
 def test_what_is_not_finite_stays_not_finite(bad):
     """Explosion is data: an infinite or NaN output gradient reaches every step, and only the run that has it."""
     theta = random_parameters((2,), (INPUTS, HIDDEN, OUTPUTS), dtype=torch.float32)
-    net = bptt.Net(ACTIVATIONS["tanh"], softmax_cross_entropy)
+    net = bptt.Net(Elman(ACTIVATIONS["tanh"]), softmax_cross_entropy)
     x, y = data((2,), "cross entropy", 1, dtype=torch.float32)
-    buffers, grads = bptt.Buffers(theta, STEPS, BATCH), theta.like()
+    buffers, grads = bptt.Buffers(theta, net.cell, STEPS, BATCH), theta.like()
     _, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net)
     dE_do[0, 0, 1, 2] = bad
     adjoints = bptt.scaled_backward(theta, x, dE_do, net, buffers, grads)
@@ -293,7 +294,7 @@ def test_what_is_not_finite_stays_not_finite(bad):
 def test_padding_between_the_parameters_stays_zero(runs):
     theta = random_parameters(runs, (INPUTS, HIDDEN, OUTPUTS), 2, torch.float32)
     x, y = data(runs, "cross entropy", 1, dtype=torch.float32)
-    _, _, grads = run_backward(theta, x, y, bptt.Net(ACTIVATIONS["tanh"], softmax_cross_entropy))
+    _, _, grads = run_backward(theta, x, y, bptt.Net(Elman(ACTIVATIONS["tanh"]), softmax_cross_entropy))
     entries = sum(
         g[run].numel() for run in each_run(runs) for g in (*grads.layers[0], *grads.layers[1], grads.V, grads.c)
     )
@@ -306,7 +307,7 @@ def test_a_run_in_a_program_is_bitwise_the_run_alone(phi):
     """At (B, H, T) = (20, 50, 100) in float32: states, loss, every delta and every gradient, plain and renormalised."""
     theta = random_parameters((3,), (6, 50, 4), dtype=torch.float32)
     x, y = data((3,), "cross entropy", 1, 100, 20, torch.float32, (6, 4))
-    net = bptt.Net(ACTIVATIONS[phi], softmax_cross_entropy)
+    net = bptt.Net(Elman(ACTIVATIONS[phi]), softmax_cross_entropy)
     loss, together, grads = run_backward(theta, x, y, net)
     adjoints, _, scaled_grads = run_scaled(theta, x, y, net)
     for run in range(3):

@@ -17,6 +17,8 @@ MISTAKES = {
     "task=nope": "task=nope: must be one of " + ", ".join(TASKS),
     "task.length=3": "task.length=3: temporal_order needs at least 10",
     "training.batch_size=0": "training.batch_size=0: must be a whole number >= 1",
+    "model=rnn": "model=rnn: must be one of elman, gru, leaky, lstm",
+    "model.leak=0": "model.leak=0.0: must be a number > 0 and <= 1",
     "init.scale=-1": "init.scale=-1.0: must be a finite number >= 0",
     "optimizer.lr=nan": "optimizer.lr=nan: must be a finite number >= 0",
     "training.updates=many": "training.updates=many: must be a whole number >= 0",

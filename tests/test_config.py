@@ -75,6 +75,9 @@ CONTRACT = {
     "init.output_scale": 1,
     "init.output_std": None,
     "init.links": 15,
+    "init.forget_bias": 1,
+    "init.chrono": None,
+    "model.leak": 1,
     "clip.name": "none",
     "clip.threshold": 1,
     "optimizer.name": "sgd",
@@ -104,7 +107,7 @@ def test_keys_and_defaults_are_the_contracts():
     ("key", "allowed"),
     {
         "task": ["temporal_order"],
-        "model": ["elman"],
+        "model": ["elman", "leaky", "lstm", "gru"],
         "model.activation": ["sigmoid", "tanh", "relu", "linear"],
         "init": ["gaussian", "orthogonal", "identity", "sparse"],
         "clip": ["none", "norm", "value"],
@@ -213,12 +216,22 @@ OTHER = {  # another legal value of each key, and what must stand beside it for 
     "init.output_scale": 1.5,
     "init.output_std": 0.1,
     "init.links": (14, {"init__name": "sparse"}),
+    "init.forget_bias": (2.0, {"model__name": "lstm"}),
+    "init.chrono": (50.0, {"model__name": "gru"}),
+    "model.name": "lstm",
+    "model.leak": (0.5, {"model__name": "leaky"}),
     "clip.name": "norm",
     "clip.threshold": (2.0, {"clip__name": "norm"}),
     "clip.factor": (0.02, {"clip__name": "agc"}),
     "clip.percentile": (20.0, {"clip__name": "autoclip"}),
     "regularizer.name": "omega",
     "regularizer.alpha": (2.0, {"regularizer__name": "omega"}),
+    "flossing.name": "before",
+    "flossing.steps": (10, {"flossing__name": "before"}),
+    "flossing.exponents": (3, {"flossing__name": "before"}),
+    "flossing.window": (20, {"flossing__name": "before"}),
+    "flossing.lr": (0.01, {"flossing__name": "before"}),
+    "flossing.every": (100, {"flossing__name": "before"}),
     "optimizer.name": "adam",
     "optimizer.lr": 0.02,
     "optimizer.momentum": (0.8, {"optimizer__name": "momentum"}),
@@ -243,16 +256,17 @@ OTHER = {  # another legal value of each key, and what must stand beside it for 
     "training.kernel": "numba",
     "probe.spectrum_every": 7,
     "probe.smoothness_every": 7,
+    "probe.lyapunov_every": 7,
+    "probe.memory_every": 7,
 }
-ONLY_ONE_OPTION = {"model.name"}
 LABELS = {"sweep": "other", "tracker.name": "none", "tracker.mode": "online", "tracker.project": "other"}
 
 
 def test_the_tables_below_know_every_key():
-    assert {leaf.key for leaf in leaves(Config())} == {*OTHER, *ONLY_ONE_OPTION, *LABELS}
+    assert {leaf.key for leaf in leaves(Config())} == {*OTHER, *LABELS}
 
 
-@pytest.mark.parametrize("key", sorted({*OTHER, *ONLY_ONE_OPTION}))
+@pytest.mark.parametrize("key", sorted(OTHER))
 def test_every_key_that_has_an_effect_makes_another_run(key):
     value, beside = OTHER[key] if isinstance(OTHER.get(key), tuple) else (OTHER.get(key, "a later one"), {})
     default = next(leaf.value for leaf in leaves(Config()) if leaf.key == key)
@@ -265,12 +279,21 @@ WITHOUT_EFFECT = {
     "clip.factor": (0.02, {"clip__name": "norm"}),
     "clip.percentile": (20.0, {"clip__name": "agc"}),
     "regularizer.alpha": (2.0, {"regularizer__name": "none"}),
+    "flossing.steps": (10, {"flossing__name": "none"}),
+    "flossing.exponents": (3, {"flossing__name": "none"}),
+    "flossing.window": (20, {"flossing__name": "none"}),
+    "flossing.lr": (0.01, {"flossing__name": "none"}),
+    "flossing.every": (100, {"flossing__name": "none"}),
     "optimizer.momentum": (0.8, {"optimizer__name": "adam"}),
     "optimizer.decay": (0.8, {"optimizer__name": "sgd"}),
     "optimizer.beta1": (0.8, {"optimizer__name": "momentum"}),
     "task.positions": (6, {"task__name": "addition"}),
     "task.values": (3, {"task__name": "temporal_order"}),
     "init.links": (3, {"init__name": "gaussian"}),
+    "init.forget_bias": (2.0, {"model__name": "gru"}),
+    "init.chrono": (50.0, {"model__name": "leaky"}),
+    "model.leak": (0.5, {"model__name": "elman"}),
+    "model.activation": ("relu", {"model__name": "lstm"}),
     "init.scale": (2.0, {"init__std": 0.1}),
     "init.input_scale": (2.0, {"init__input_std": 0.1}),
     "init.output_scale": (2.0, {"init__output_std": 0.1}),
@@ -288,6 +311,18 @@ def test_a_key_without_effect_makes_no_other_run(key):
     assert static_key(one) == static_key(other)
 
 
+@pytest.mark.parametrize("model", ["lstm", "gru", "somebodys_own"])
+def test_an_activation_is_of_elman_and_leaky_alone(model):
+    one, other = (with_leaf("model.activation", phi, model__name=model) for phi in ("tanh", "sigmoid"))
+    assert run_id(one) == run_id(other)
+
+
+def test_new_cells_and_their_keys_renamed_no_run():
+    """Ids of runs made before there was another cell."""
+    assert run_id(Config()) == "dbcaba2243"
+    assert run_id(composed("preset=pascanu_smart_tanh", "seed=3")) == "04d00740f8"
+
+
 @pytest.mark.parametrize("init", ["orthogonal", "identity"])
 def test_links_are_of_sparse_alone(init):
     assert run_id(with_leaf("init.links", 3, init__name=init)) == run_id(with_leaf("init.name", init))
@@ -299,10 +334,14 @@ PER_RUN = {"seed", "preset", "init.name", "init.scale", "init.std", "init.input_
     "init.output_scale",
     "init.output_std",
     "init.links",
+    "init.forget_bias",
+    "init.chrono",
+    "model.leak",
     "clip.threshold",
     "clip.factor",
     "clip.percentile",
     "regularizer.alpha",
+    "flossing.lr",
     "optimizer.lr",
     "optimizer.momentum",
     "optimizer.decay",
@@ -346,7 +385,13 @@ def test_programs_group_in_order_of_the_first_member_and_hold_max_runs():
         ("task.name", "nope", "temporal_order"),
         ("task.length", 0, ">= 1"),
         ("task.reduction", "max", "mean, sum"),
-        ("model.name", "lstn", "elman"),
+        ("model.name", "lstn", "elman, leaky, lstm, gru"),
+        ("model.leak", 0.0, "> 0 and <= 1"),
+        ("model.leak", 1.1, "> 0 and <= 1"),
+        ("model.leak", float("nan"), "> 0 and <= 1"),
+        ("init.forget_bias", float("inf"), "a finite number"),
+        ("init.chrono", 1.9, "null or a finite number >= 2"),
+        ("init.chrono", float("nan"), ">= 2"),
         ("model.hidden", 0, ">= 1"),
         ("model.layers", 0, ">= 1"),
         ("model.activation", "tan", "sigmoid, tanh, relu, linear"),
@@ -442,6 +487,33 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     [line] = problems(with_leaf("training.device", "cuda:1"))
     assert line == "training.device=cuda:1: no GPU here, use cpu"
+
+
+def test_omega_is_of_elman_and_leaky_alone():
+    for model in ("elman", "leaky"):
+        assert problems(composed("regularizer=omega", f"model={model}")) == []
+    for model in ("lstm", "gru"):
+        [line] = problems(composed("regularizer=omega", f"model={model}"))
+        assert line == f"regularizer=omega: not with model={model}; use regularizer=none"
+
+
+def test_the_kernel_is_of_elman_alone():
+    for model in ("leaky", "lstm", "gru"):
+        line = problems(composed("training.kernel=numba", f"model={model}"))[0]
+        assert line == f"training.kernel=numba: not with model={model}; use training.kernel=reference"
+
+
+def test_a_forget_bias_and_chrono_are_not_both_given():
+    for both in (["init.chrono=10", "init.forget_bias=2"], ["init.chrono=10", "init.forget_bias=1"]):
+        [line] = problems(composed("model=lstm", *both), both)
+        assert line.startswith("init.chrono=10.0 and init.forget_bias=")
+    assert problems(composed("model=lstm", "init.chrono=10"), ["init.chrono=10"]) == []
+
+
+def test_a_name_says_the_cell():
+    assert run_name(Config()).startswith("tanh-1-")
+    assert run_name(composed("model=leaky", "model.leak=0.1")).startswith("leaky0.1-tanh-1-")
+    assert run_name(composed("model=gru", "init.scale=2")).startswith("gru-2-")
 
 
 @pytest.mark.parametrize("added", ["trainig.lr=1", "task.lenght=20", "foo=1"])

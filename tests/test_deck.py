@@ -10,6 +10,7 @@ import torch
 
 from rnn_lab import bptt, probes
 from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import Elman
 from rnn_lab.losses import softmax_cross_entropy
 from rnn_lab.parameters import Parameters
 
@@ -35,12 +36,12 @@ def engine(deck):
     theta = Parameters.zeros((), INPUTS, HIDDEN, CLASSES, dtype=torch.float64)
     for ours, theirs in ((theta.layers[0].U, U), (theta.layers[0].W, W), (theta.V, V)):
         ours.copy_(torch.from_numpy(theirs.T.copy()))
-    net = bptt.Net(ACTIVATIONS["tanh"], softmax_cross_entropy)
+    net = bptt.Net(Elman(ACTIVATIONS["tanh"]), softmax_cross_entropy)
     sequence, y = torch.from_numpy(x).unsqueeze(1), torch.tensor([[LABEL]])
-    buffers, grads = bptt.Buffers(theta, 4, 1), theta.like()
+    buffers, grads = bptt.Buffers(theta, net.cell, 4, 1), theta.like()
     _, dE_do = bptt.objective(bptt.forward(theta, sequence, net, buffers), y, net)
     adjoints = bptt.scaled_backward(theta, sequence, dE_do, net, buffers, grads)
-    return sequence, buffers, grads, probes.summand_series(sequence, buffers.h, adjoints.delta)
+    return sequence, buffers, grads, probes.summand_series(sequence, theta, net.cell, buffers, adjoints)
 
 
 def dE_3_dh(deck) -> np.ndarray:

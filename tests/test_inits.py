@@ -84,3 +84,13 @@ def test_a_nilpotent_draw_is_drawn_again():
     W = inits.sparse(z, 2, 0.95, np.random.default_rng(0))
     assert rho(W) == pytest.approx(0.95)
     assert np.isfinite(W).all()
+
+
+def test_chrono_biases_make_time_constants_uniform():
+    """sigmoid(b) = f and 1 / (1 - f) = 1 + e^b: uniform over 2..T_max (Tallec & Ollivier 2018, section 3)."""
+    b = inits.chrono(np.random.default_rng(0).random(20_000), 100.0)
+    times = np.sort(1 + np.exp(b))
+    assert 2 <= times[0] < 2.1
+    assert 99.9 < times[-1] <= 100
+    np.testing.assert_allclose(times, np.linspace(2, 100, len(times)), atol=98 * 1.6 / len(times) ** 0.5)  # Kolmogorov
+    assert (inits.chrono(np.array([0.0, 0.5]), 2.0) == 0).all()

@@ -13,6 +13,7 @@ from oracle import backpropagate, make_config, random_parameters, weights  # noq
 
 from rnn_lab import bptt, losses, probes  # noqa: E402
 from rnn_lab.activations import ACTIVATIONS  # noqa: E402
+from rnn_lab.cells import Elman  # noqa: E402
 from rnn_lab.kernels import functions  # noqa: E402
 from rnn_lab.kernels.engine import Program  # noqa: E402
 from rnn_lab.parameters import Parameters  # noqa: E402
@@ -29,7 +30,7 @@ class Case:
         self.T, self.batch, self.layers = T, batch, layers
         self.phi, self.loss = phi, "cross entropy" if symbols else "squared error"
         loss = losses.softmax_cross_entropy if symbols else losses.squared_error
-        self.net = bptt.Net(ACTIVATIONS[phi], loss, L)
+        self.net = bptt.Net(Elman(ACTIVATIONS[phi]), loss, L)
         rng = np.random.default_rng(3)
         if symbols:
             self.x, self.y = rng.integers(I, size=(R, T, batch)).astype(np.uint8), rng.integers(O, size=(R, L, batch))
@@ -47,7 +48,7 @@ class Case:
         return objective, program.grads.flat, program.timesteps(), o
 
     def reference(self):
-        buffers, grads = bptt.Buffers(self.theta, self.T, self.batch), self.theta.like()
+        buffers, grads = bptt.Buffers(self.theta, self.net.cell, self.T, self.batch), self.theta.like()
         o = bptt.forward(self.theta, self.dense, self.net, buffers)
         objective, dE_do = bptt.objective(o, torch.from_numpy(self.y), self.net)
         adjoints = bptt.scaled_backward(self.theta, self.dense, dE_do, self.net, buffers, grads)
@@ -55,7 +56,7 @@ class Case:
             "dE_dh/log10_norm": probes.log10_norms(adjoints.dE_dh),
             "delta/log10_norm": probes.log10_norms(adjoints.delta),
             "h/norm": probes.h_norm(buffers.h),
-            "phi_prime/mean": probes.phi_prime_mean(buffers.h, self.net.phi),
+            "phi_prime/mean": probes.phi_prime_mean([h[..., 1:, :, :] for h in buffers.h], self.net.cell.phi),
         }
         return objective, grads.flat, series, o
 
@@ -200,7 +201,7 @@ def test_steps_that_a_run_sits_out_are_as_if_they_were_not_there():
     weight = np.array([1 / (3 * 5), 1 / (3 * 7)])
     objective, _ = program(case.x[:, None], case.y[:, None], 0, True, late, weight)
     case.x, case.y, case.T = case.x[:, 2:], case.y[:, 2:], 5
-    case.net = bptt.Net(case.net.phi, case.net.loss, 5)
+    case.net = bptt.Net(case.net.cell, case.net.loss, 5)
     shorter = case.fused()
     torch.testing.assert_close(objective[0], shorter[0][0], rtol=1e-12, atol=0)
     torch.testing.assert_close(program.grads.flat[0], shorter[1][0], rtol=1e-10, atol=1e-14)

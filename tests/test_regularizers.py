@@ -7,11 +7,16 @@ from torch import Tensor
 
 from rnn_lab import bptt, regularizers
 from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import Elman, Leaky
 from rnn_lab.losses import softmax_cross_entropy
 from rnn_lab.parameters import Parameters
 from rnn_lab.scaled import Scaled
 
 T, B, SIZES = 6, 4, (3, 5, 2)
+
+
+def leaks(runs: tuple[int, ...]) -> Tensor:
+    return torch.rand(runs, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 0.8 + 0.1
 
 
 def backpropagated(
@@ -21,22 +26,24 @@ def backpropagated(
     L: int = 1,
     dtype: torch.dtype = torch.float64,
     gain: float = 1.5,
+    leaky: bool = False,
 ) -> tuple[Parameters, bptt.Buffers, Parameters, bptt.ScaledAdjoints]:
     """Parameters, what `backward` leaves in buffers and gradients, and what a recorded row has."""
     theta = random_parameters(runs, SIZES, layers, dtype=dtype, gain=gain)
     draw = torch.Generator().manual_seed(1)
     x = torch.randn(*runs, T, B, SIZES[0], generator=draw, dtype=dtype)
     y = torch.randint(SIZES[2], (*runs, L, B), generator=draw)
-    net = bptt.Net(ACTIVATIONS[phi], softmax_cross_entropy, loss_steps=L)
-    buffers, grads = bptt.Buffers(theta, T, B, keep_dE_dh=True), theta.like()
+    cell = Leaky(ACTIVATIONS[phi], leaks(runs)) if leaky else Elman(ACTIVATIONS[phi])
+    net = bptt.Net(cell, softmax_cross_entropy, loss_steps=L)
+    buffers, grads = bptt.Buffers(theta, net.cell, T, B, keep_dE_dh=True), theta.like()
     _, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net)
     adjoints = bptt.scaled_backward(theta, x, dE_do, net, buffers, theta.like())
     bptt.backward(theta, x, dE_do, net, buffers, grads)
     return theta, buffers, grads, adjoints
 
 
-def literal(d: Tensor, phi_prime: Tensor, W: Tensor) -> float:
-    """science.md section 5, one run: d, phi' (T, batch, hidden). Column by column, example by example."""
+def literal(d: Tensor, phi_prime: Tensor, W: Tensor, leak: float = 1.0) -> float:
+    """P13 eq. 10, one run, as in the authors' code: d, phi' (T, batch, hidden). Column by column, example by example."""
     above, counted = 0.0, 0.0
     for t in range(len(d)):
         for e in range(d.shape[1]):
@@ -45,7 +52,8 @@ def literal(d: Tensor, phi_prime: Tensor, W: Tensor) -> float:
             if size >= 1e-20:
                 counted += 1 / d.shape[1]
                 back = [
-                    sum(float(d[t, e, i]) * float(phi_prime[t, e, i]) * float(W[j, i]) for i in range(len(W)))
+                    sum(float(d[t, e, i]) * leak * float(phi_prime[t, e, i]) * float(W[j, i]) for i in range(len(W)))
+                    + (1 - leak) * float(d[t, e, j])
                     for j in range(len(W))
                 ]
                 ratio = sum(b**2 for b in back) / size
@@ -64,6 +72,28 @@ def test_omega_is_the_formula(runs, phi, L):
         expected = literal(buffers.dE_dh[0][run], prime, W[run])
         assert found[run].item() == pytest.approx(expected, rel=1e-11)
         assert literal(buffers.dE_dh[0][run], prime, W[run].T) != pytest.approx(expected, rel=1e-3)
+
+
+def test_a_leaky_unit_sends_part_of_its_gradient_straight_back(runs):
+    """The formula with the whole Jacobian dh_t/dh_{t-1}; its gradient by differences; each run its own leak."""
+    theta, buffers, _, adjoints = backpropagated(runs, L=T, leaky=True)
+    leak, d, delta, W = leaks(runs), buffers.dE_dh[0], buffers.delta[0], theta.layers[0].W
+    value, dW = regularizers.omega_gradient(d, delta, W, leak)
+    cell = Leaky(ACTIVATIONS["tanh"], leak)
+    torch.testing.assert_close(regularizers.net_omega(theta, cell, adjoints), value)
+    for run in each_run(runs):
+        prime = ACTIVATIONS["tanh"].prime(buffers.traces[0].gates[run])
+        assert value[run].item() == pytest.approx(literal(d[run], prime, W[run], leak[run].item()), rel=1e-11)
+    grads = theta.like()
+    alpha = torch.full(runs, 2.0).double()
+    torch.testing.assert_close(regularizers.add_omega_gradient_(theta, cell, buffers, alpha, grads), value)
+    torch.testing.assert_close(grads.layers[0].W, 2 * dW)
+    h = 1e-5
+    for j, i in ((0, 0), (1, 3), (4, 2)):
+        step = torch.zeros_like(W)
+        step[..., j, i] = h
+        above, below = (regularizers.omega(d, delta, W + sign * step, leak) for sign in (1, -1))
+        torch.testing.assert_close(dW[..., j, i], (above - below) / (2 * h), rtol=1e-6, atol=1e-7)
 
 
 def test_the_first_steps_jacobian_is_to_h_0():
@@ -105,11 +135,12 @@ def test_its_gradient_by_differences_with_states_and_deltas_held_constant(runs, 
 
 def test_layers_add_up_and_alpha_belongs_to_a_run():
     theta, buffers, grads, adjoints = backpropagated((3,), layers=2)
+    cell = Elman(ACTIVATIONS["tanh"])
     plain, alpha = grads.flat.clone(), torch.tensor([0.0, 1.0, 4.0], dtype=torch.float64)
-    total = regularizers.add_omega_gradient_(theta, buffers, alpha, grads)
+    total = regularizers.add_omega_gradient_(theta, cell, buffers, alpha, grads)
     each = [regularizers.omega_gradient(buffers.dE_dh[n], buffers.delta[n], theta.layers[n].W) for n in range(2)]
     torch.testing.assert_close(total, each[0][0] + each[1][0])
-    torch.testing.assert_close(total, regularizers.net_omega(theta, adjoints))
+    torch.testing.assert_close(total, regularizers.net_omega(theta, cell, adjoints))
     expected = theta.like()
     for n in range(2):
         expected.layers[n].W.copy_(alpha[:, None, None] * each[n][1])
@@ -134,11 +165,15 @@ def test_a_recorded_row_has_the_bits_of_any_other():
     theta, buffers, _, adjoints = backpropagated((3,), dtype=torch.float32)
     kept = [d.clone() for d in buffers.dE_dh]
     assert torch.equal(
-        regularizers.net_omega(theta, adjoints), regularizers.omega(kept[0], buffers.delta[0], theta.layers[0].W)
+        regularizers.net_omega(theta, Elman(ACTIVATIONS["tanh"]), adjoints),
+        regularizers.omega(kept[0], buffers.delta[0], theta.layers[0].W),
     )
 
 
 def test_what_underflows_counts_not():
     nothing = Scaled(torch.ones(T, B, 5), torch.full((T, B), -400, dtype=torch.int32))
     theta = random_parameters((), SIZES, dtype=torch.float32)
-    assert regularizers.net_omega(theta, bptt.ScaledAdjoints([nothing], [nothing])) == 0
+    assert (
+        regularizers.net_omega(theta, Elman(ACTIVATIONS["tanh"]), bptt.ScaledAdjoints([nothing], [nothing], [nothing]))
+        == 0
+    )

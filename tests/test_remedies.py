@@ -9,6 +9,7 @@ from oracle import PHI, make_config, weights
 
 from rnn_lab import bptt, clipping, vectorize
 from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import Elman
 from rnn_lab.config import Config, problems, run_id, static_key
 from rnn_lab.tasks import TemporalOrder
 from rnn_lab.training import train
@@ -180,11 +181,11 @@ def test_smoothness_is_the_quotient_of_differences_on_one_batch():
     init_rng, data_rng, _ = vectorize.streams(config.seed)
     task = TemporalOrder(10)
     theta = vectorize.stack_parameters([config], task, [init_rng], torch.float64, "cpu")
-    net = bptt.Net(ACTIVATIONS["tanh"], task.loss)
+    net = bptt.Net(Elman(ACTIVATIONS["tanh"]), task.loss)
     source = vectorize.MiniBatches(task, [data_rng], 20, torch.float64, "cpu")
 
     def gradient(x, y):
-        buffers, g = bptt.Buffers(theta, task.steps, 20), theta.like()
+        buffers, g = bptt.Buffers(theta, net.cell, task.steps, 20), theta.like()
         _, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net)
         bptt.backward(theta, x, dE_do, net, buffers, g)
         return g.flat

@@ -10,14 +10,15 @@ import pytest
 import torch
 from oracle import backpropagate, each_run, make_config, random_parameters, weights
 
-from rnn_lab import bptt, results, vectorize
+from rnn_lab import bptt, probes, results, vectorize
 from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import Elman
 from rnn_lab.config import container, problems, run_id, static_key
 from rnn_lab.losses import softmax_cross_entropy, squared_error
 from rnn_lab.recording import Row, RunInfo
 from rnn_lab.recording.store import StoreSink
 from rnn_lab.scaled import value
-from rnn_lab.training import TIMESTEP_SERIES, train
+from rnn_lab.training import train
 
 INPUTS, HIDDEN, OUTPUTS, BATCH, STEPS = 4, 5, 3, 3, 7
 LOSSES = {"cross entropy": softmax_cross_entropy, "squared error": squared_error}
@@ -42,12 +43,12 @@ def test_every_run_is_the_run_alone_at_its_true_length(runs, phi, L, loss, reduc
     """States, total gradients, parameter gradients and the objective, plain and renormalised; zero where a run sits out."""
     theta = random_parameters(runs, (INPUTS, HIDDEN, OUTPUTS), layers)
     x, y, late = problem(runs, L, loss)
-    net = bptt.Net(ACTIVATIONS[phi], LOSSES[loss], L, reduction)
-    buffers, grads = bptt.Buffers(theta, STEPS, BATCH, keep_dE_dh=True), theta.like()
+    net = bptt.Net(Elman(ACTIVATIONS[phi]), LOSSES[loss], L, reduction)
+    buffers, grads = bptt.Buffers(theta, net.cell, STEPS, BATCH, keep_dE_dh=True), theta.like()
     buffers.late = late
     objective, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net, late)
     bptt.backward(theta, x, dE_do, net, buffers, grads)
-    scaled_buffers, scaled_grads = bptt.Buffers(theta, STEPS, BATCH), theta.like()
+    scaled_buffers, scaled_grads = bptt.Buffers(theta, net.cell, STEPS, BATCH), theta.like()
     scaled_buffers.late = late
     bptt.forward(theta, x, net, scaled_buffers)
     adjoints = bptt.scaled_backward(theta, x, dE_do, net, scaled_buffers, scaled_grads)
@@ -76,12 +77,11 @@ def test_every_run_is_the_run_alone_at_its_true_length(runs, phi, L, loss, reduc
 def test_truncated_bptt_too(runs, L, K):
     theta = random_parameters(runs, (INPUTS, HIDDEN, OUTPUTS), 2)
     x, y, late = problem(runs, L)
-    net = bptt.Net(
-        ACTIVATIONS["tanh"], softmax_cross_entropy, L
-    )  # phi'(0) = 1: nothing hides a step that should be skipped
+    phi = ACTIVATIONS["tanh"]  # phi'(0) = 1: nothing hides a step that should be skipped
+    net = bptt.Net(Elman(phi), softmax_cross_entropy, L)
 
     def gradient(theta, x, y, net, late):
-        buffers, grads = bptt.Buffers(theta, x.shape[-3], BATCH), theta.like()
+        buffers, grads = bptt.Buffers(theta, net.cell, x.shape[-3], BATCH), theta.like()
         buffers.late = late
         _, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net, late)
         bptt.truncated_backward(theta, x, dE_do, net, buffers, grads, K)
@@ -93,7 +93,7 @@ def test_truncated_bptt_too(runs, L, K):
         alone = theta.like()
         mine = type(theta)(theta.flat[run], *_views(theta, run))
         own_y = y[run][min(out, L - 1) :]
-        alone = gradient(mine, x[run][out:], own_y, bptt.Net(net.phi, net.loss, len(own_y)), None)
+        alone = gradient(mine, x[run][out:], own_y, bptt.Net(net.cell, net.loss, len(own_y)), None)
         close(together.flat[run], alone.flat)
 
 
@@ -107,9 +107,9 @@ def test_starting_together_costs_and_changes_nothing():
     """`late` of zeros and None give the same bits."""
     theta = random_parameters((3,), (INPUTS, HIDDEN, OUTPUTS), 2, torch.float32)
     x, y, _ = problem((3,), STEPS)
-    net, found = bptt.Net(ACTIVATIONS["sigmoid"], softmax_cross_entropy, STEPS), []
+    net, found = bptt.Net(Elman(ACTIVATIONS["sigmoid"]), softmax_cross_entropy, STEPS), []
     for late in (None, torch.zeros(3, dtype=torch.int64)):
-        buffers, grads = bptt.Buffers(theta, STEPS, BATCH), theta.like()
+        buffers, grads = bptt.Buffers(theta, net.cell, STEPS, BATCH), theta.like()
         buffers.late = late
         loss, dE_do = bptt.objective(bptt.forward(theta, x.float(), net, buffers), y, net, late)
         bptt.backward(theta, x.float(), dE_do, net, buffers, grads)
@@ -238,7 +238,7 @@ def test_files_and_frames_hold_every_record_at_its_own_length(tmp_path: Path):
     """steps.jsonl says "T" where it differs, and .timesteps has t = 1..T and lag = T - t of each record; steps and runs are as ever."""
     config, directory = make_config(), tmp_path / "a"
     directory.mkdir()
-    series, layers = list(TIMESTEP_SERIES), 2
+    series, layers = list(probes.series_names(Elman)), 2
     info = RunInfo("0123456789", "s", directory, container(config), "n", [])
     sink = StoreSink(info, {"series": series, "layers": layers, "T": 6, "baseline": {}})
     rng, written = np.random.default_rng(0), {}

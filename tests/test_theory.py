@@ -194,7 +194,7 @@ def test_measured_deltas_never_exceed_the_bound(activation):
 @pytest.fixture
 def no_eigenvalues(monkeypatch):
     """Of wide matrices they take most of the time, and these tests do not look at them."""
-    monkeypatch.setattr(training, "spectrum", lambda theta, config: {})
+    monkeypatch.setattr(training.Training, "_spectrum", lambda self: {})
 
 
 def untrained(values: dict, seeds: int = 1):

@@ -11,7 +11,7 @@ from oracle import PHI, backpropagate, forward, make_config, weights
 from rnn_lab import vectorize
 from rnn_lab.config import Config
 from rnn_lab.tasks import TemporalOrder
-from rnn_lab.training import TIMESTEP_SERIES, train
+from rnn_lab.training import train
 
 
 class Record(NamedTuple):
@@ -72,13 +72,15 @@ def plain_loop(config: Config) -> list[dict[str, float]]:
     rows = []
     for _ in range(config.training.updates + 1):
         x, y = (batch[0] for batch in source.draw())
-        o = forward(w, x, config.model.activation)[2][-1]
+        model = config.model
+        o = forward(w, x, model.activation, model.name, model.leak).o[-1]
         loss = torch.nn.functional.cross_entropy(o, y[0])
         optimizer.zero_grad()
         loss.backward()
         threshold = config.clip.threshold if config.clip.name == "norm" else math.inf
         norm = torch.nn.utils.clip_grad_norm_(w.values(), threshold).item()
-        truth = backpropagate(weights(theta_of(w, theta), (0,)), x, y, config.model.activation, "cross entropy", "mean")
+        now = weights(theta_of(w, theta), (0,))
+        truth = backpropagate(now, x, y, model.activation, "cross entropy", "mean", model.name, model.leak)
         per_example = (truth.dE_dh * len(x[0])).norm(dim=-1), (truth.delta * len(x[0])).norm(dim=-1)
         rows.append(
             {
@@ -88,12 +90,13 @@ def plain_loop(config: Config) -> list[dict[str, float]]:
                 "grad/norm_clipped": min(norm, threshold),
                 "grad/clipped": float(norm >= threshold),
                 "W/sigma_max": torch.linalg.matrix_norm(w["W1"].detach(), 2).item(),
-                "W/rho": torch.linalg.eigvals(w["W1"].detach()).abs().max().item(),
                 "dE_dh/log10_norm": per_example[0].square().mean(-1).sqrt().log10().numpy(),
                 "delta/log10_norm": per_example[1].square().mean(-1).sqrt().log10().numpy(),
                 "h/norm": truth.h.norm(dim=-1).square().mean(-1).sqrt().numpy(),
             }
         )
+        if model.name in ("elman", "leaky"):
+            rows[-1]["W/rho"] = torch.linalg.eigvals(w["W1"].detach()).abs().max().item()
         optimizer.step()
     return rows
 
@@ -141,6 +144,68 @@ def test_twenty_updates_are_those_of_a_plain_pytorch_loop(phi, clip):
                 err_msg=f"{name} at {row.step}",
             )
     assert rows[0].scalars["train/loss"] != pytest.approx(rows[20].scalars["train/loss"], rel=1e-3)
+
+
+GATED = {"W/rho", "omega", "theory/eta", "theory/slope"}  # that speak of one activation and a square W
+
+
+@pytest.mark.parametrize("model", ["leaky", "lstm", "gru"])
+def test_twenty_updates_of_every_cell_too(model):
+    values = {"model.name": model, "model.leak": 0.3, "optimizer.lr": 0.2, "training.dtype": "float64"}
+    config = short(values | {"probe.spectrum_every": 1, "clip.name": "norm", "clip.threshold": 0.5, "init.chrono": 9.0})
+    rows = records([config])[0]
+    for row, truth in zip(rows, plain_loop(config), strict=True):
+        for name, number in truth.items():
+            ours = row.timesteps[name] if name in row.timesteps else row.scalars[name]
+            np.testing.assert_allclose(ours, number, rtol=2e-5, atol=1e-6, err_msg=f"{name} at {row.step}")
+    assert rows[0].scalars["train/loss"] != pytest.approx(rows[20].scalars["train/loss"], rel=1e-5)
+    missing = GATED - set(rows[0].scalars)
+    assert missing == ({"theory/slope"} if model == "leaky" else GATED)
+    if model == "leaky":
+        first = rows[0].scalars
+        assert first["theory/eta"] == pytest.approx(0.7 + 0.3 * first["W/sigma_max"])
+
+
+@pytest.mark.parametrize("model", ["leaky", "lstm", "gru"])
+def test_a_run_of_any_cell_in_a_program_is_bitwise_the_run_alone(model):
+    """Leaks, forget biases and chrono times differ between them; recording often changes no bit."""
+    values = {"model.name": model, "training.updates": 6, "training.log_every": 3, "clip.name": "norm"}
+    configs = [
+        make_config(values | {"seed": seed, "model.leak": leak, "init.chrono": chrono, "init.scale": 1.0 + seed})
+        for seed, leak, chrono in ((0, 0.2, None), (1, 1.0, 50.0), (2, 0.7, 100.0))
+    ]
+    together = records(configs)
+    for config, rows in zip(configs, together, strict=True):
+        assert_bitwise_equal(rows, records([config])[0])
+        config.training.log_every = 1
+        often = records([config])[0]
+        assert [r.scalars["train/loss"] for r in rows] == [often[r.step].scalars["train/loss"] for r in rows]
+
+
+@pytest.mark.parametrize("model", ["leaky", "lstm", "gru"])
+def test_dead_and_saturated_nets_of_any_cell(model):
+    """Scale 0: nothing comes back through W. Scale 1e6: gates are saturated; no curve is NaN or +inf. A run that explodes is frozen."""
+    scales = (0.0, 1.0, 1e6)
+    values = {"model.name": model, "model.leak": 0.5, "training.updates": 3, "optimizer.lr": 1e3, "model.layers": 3}
+    configs = [short(values | {"init.scale": scale, "model.hidden": 2, "training.batch_size": 1}) for scale in scales]
+    first, *_ = runs = records(configs)
+    for rows in runs:
+        for row in rows:
+            assert not row.diverged or row is rows[-1]
+        for name in ("dE_dh/log10_norm", "delta/log10_norm", "dU/log10_norm"):
+            assert not (np.isnan(rows[0].timesteps[name]) | np.isposinf(rows[0].timesteps[name])).any()
+    top = first[0].timesteps["dE_dh/log10_norm"][-1]
+    assert np.isfinite(top[-1])
+    if model == "lstm":
+        assert np.isneginf(top[:-1]).all(), "h_{t-1} acts through W alone"
+        assert np.isfinite(first[0].timesteps["dE_dc/log10_norm"][-1]).all()
+    else:
+        assert np.isfinite(top).all()
+    relu = short(
+        {"model.name": "leaky", "model.leak": 0.5, "model.activation": "relu", "init.scale": 1e9, "task.length": 20}
+    )
+    [row] = records([relu])[0]
+    assert row.diverged
 
 
 def test_clipped_gradients_are_reported():
@@ -215,7 +280,7 @@ def test_log_every_does_not_change_the_numbers(net):
         twin = often[row.step]
         for name in set(row.scalars) - {"grad/clipped_fraction"}:
             assert twin.scalars[name] == row.scalars[name] or math.isnan(row.scalars[name])
-        for name in TIMESTEP_SERIES:
+        for name in twin.timesteps:
             np.testing.assert_array_equal(twin.timesteps[name], row.timesteps[name])
 
 
@@ -232,7 +297,7 @@ def test_evaluation_is_loss_and_error_on_fresh_sequences(sequences):
     theta = vectorize.stack_parameters([config], TemporalOrder(10), [init_rng], torch.float64, "cpu")
     x, y = TemporalOrder(10).sample(vectorize.evaluation_rng(root, 0), vectorize.BLOCK, 100)
     x, y = (torch.from_numpy(np.concatenate(list(a), axis=1)) for a in (x, y))
-    o = forward(weights(theta, (0,)), x.double()[:, :sequences], "tanh")[2][-1]
+    o = forward(weights(theta, (0,)), x.double()[:, :sequences], "tanh").o[-1]
     scalars = records([config])[0][0].scalars
     assert scalars["eval/loss"] == pytest.approx(torch.nn.functional.cross_entropy(o, y[0, :sequences]).item())
     assert scalars["eval/error"] == pytest.approx((o.argmax(-1) != y[0, :sequences]).double().mean().item())
@@ -356,8 +421,7 @@ def test_reduction_does_not_matter_where_one_step_has_the_loss():
 
 def test_two_layers_train_and_report_both():
     rows = records([short({"model.layers": 2, "training.updates": 3})])[0]
-    for series in TIMESTEP_SERIES:
-        assert rows[-1].timesteps[series].shape == (2, 10)
+    assert {series.shape for series in rows[-1].timesteps.values()} == {(2, 10)}
     assert np.isfinite(rows[-1].timesteps["dE_dh/log10_norm"]).all()
 
 

@@ -2,48 +2,73 @@
 
 import pytest
 import torch
-from oracle import LOSS, PHI, each_run, random_parameters, weights
+from oracle import CELLS, LOSS, each_run, random_parameters, weights
 from torch import Tensor
 
 from rnn_lab import bptt, probes
 from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import GRU, LSTM, Cell, Elman, Leaky, Own
 from rnn_lab.losses import softmax_cross_entropy
 from rnn_lab.parameters import Parameters
 
 T, B, SIZES = 7, 3, (2, 4, 3)
 
 
-def oracle(w: dict[str, Tensor], x: Tensor, y: Tensor, phi: str, K: int) -> dict[str, Tensor]:
+LEAK = 0.4
+
+
+def make(name: str, phi: str) -> Cell:
+    if name == "own lstm":
+        return Own(OwnLSTM())
+    leak = torch.tensor(LEAK, dtype=torch.float64)
+    return {"elman": Elman(ACTIVATIONS[phi]), "leaky": Leaky(ACTIVATIONS[phi], leak), "lstm": LSTM(), "gru": GRU()}[
+        name
+    ]
+
+
+class OwnLSTM:
+    gates, blocks = 4, 2
+
+    def step(self, z: Tensor, s: tuple[Tensor, Tensor], W: Tensor) -> tuple[Tensor, Tensor]:
+        c, h = CELLS["lstm"][0](z, s, W, "", 0)
+        return h, c
+
+
+def oracle(w: dict[str, Tensor], x: Tensor, y: Tensor, phi: str, K: int, cell: str) -> dict[str, Tensor]:
     """For each E_t a forward pass of its own, all states before step t - K + 1 detached; the mean over t and the batch."""
     w = {name: t.clone().requires_grad_() for name, t in w.items()}
-    layers, L = sum(name[0] == "W" for name in w), len(y)
+    (step, blocks), layers, L = CELLS[cell.removeprefix("own ")], sum(name[0] == "W" for name in w), len(y)
     E = torch.zeros((), dtype=x.dtype)
     for t in range(T - L, T):
-        h = [x.new_zeros(B, SIZES[1])] * layers
+        s = [(x.new_zeros(B, SIZES[1]),) * blocks] * layers
         for k in range(t + 1):
             if k == t - K + 1:
-                h = [state.detach() for state in h]
+                s = [tuple(block.detach() for block in state) for state in s]
             below = x[k]
             for n in range(layers):
-                h[n] = below = PHI[phi](below @ w[f"U{n + 1}"] + h[n] @ w[f"W{n + 1}"] + w[f"b{n + 1}"])
+                z = below @ w[f"U{n + 1}"] + w[f"b{n + 1}"]
+                *c, below = step(z, s[n], w[f"W{n + 1}"], phi, LEAK)
+                s[n] = (below, *c)
             if k <= t - K:  # nothing of these steps is reached
-                h = [state.detach() for state in h]
+                s = [tuple(block.detach() for block in state) for state in s]
         E = E + LOSS["cross entropy"](below @ w["V"] + w["c"], y[t - (T - L)]) / (B * L)
     return dict(zip(w, torch.autograd.grad(E, list(w.values())), strict=True))
 
 
 def both(
-    runs: tuple[int, ...], K: int, L: int, layers: int, phi: str = "tanh"
+    runs: tuple[int, ...], K: int, L: int, layers: int, phi: str = "tanh", name: str = "elman"
 ) -> tuple[Parameters, Parameters, Parameters, dict]:
-    theta, draw = random_parameters(runs, SIZES, layers), torch.Generator().manual_seed(1)
+    cell = make(name, phi)
+    theta, draw = random_parameters(runs, SIZES, layers, gates=cell.gates), torch.Generator().manual_seed(1)
     x = torch.randn(*runs, T, B, SIZES[0], generator=draw, dtype=torch.float64)
     y = torch.randint(SIZES[2], (*runs, L, B), generator=draw)
-    net = bptt.Net(ACTIVATIONS[phi], softmax_cross_entropy, loss_steps=L)
-    buffers, full, truncated = bptt.Buffers(theta, T, B), theta.like(), theta.like()
+    net = bptt.Net(cell, softmax_cross_entropy, loss_steps=L)
+    buffers, full, truncated = bptt.Buffers(theta, cell, T, B), theta.like(), theta.like()
     _, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net)
     bptt.backward(theta, x, dE_do, net, buffers, full)
     bptt.truncated_backward(theta, x, dE_do, net, buffers, truncated, K)
-    return theta, full, truncated, {run: oracle(weights(theta, run), x[run], y[run], phi, K) for run in each_run(runs)}
+    expected = {run: oracle(weights(theta, run), x[run], y[run], phi, K, name) for run in each_run(runs)}
+    return theta, full, truncated, expected
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -58,6 +83,18 @@ def test_each_loss_reaches_k_steps_and_no_further(runs, K, L, layers):
     assert not torch.allclose(full.flat, truncated.flat, rtol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["leaky", "lstm", "gru", "own lstm"])
+@pytest.mark.parametrize(("L", "K"), [(1, 3), (T, 3), (4, 5)])
+def test_other_cells(runs, name, L, K):
+    """A loss at every step has more adjoints on the way than one, and each stops where it should, in all blocks of the state."""
+    _, full, truncated, expected = both(runs, K, L, 2, name=name)
+    for run, named in expected.items():
+        found = weights(truncated, run)
+        for key, g in named.items():
+            torch.testing.assert_close(found[key], g, rtol=1e-10, atol=1e-13, msg=lambda m, key=key: f"{key}: {m}")
+    assert not torch.allclose(full.flat, truncated.flat, rtol=1e-3)
+
+
 @pytest.mark.parametrize("phi", ["sigmoid", "relu", "linear"])
 def test_other_activations(phi):
     _, _, truncated, expected = both((), 3, T, 1, phi)
@@ -67,8 +104,9 @@ def test_other_activations(phi):
 
 @pytest.mark.parametrize("L", [1, 3, T])
 @pytest.mark.parametrize("K", [T, T + 5])
-def test_a_window_as_long_as_the_sequence_is_full_bptt(L, K):
-    _, full, truncated, _ = both((2, 3), K, L, 2)
+@pytest.mark.parametrize("name", ["elman", "lstm", "gru"])
+def test_a_window_as_long_as_the_sequence_is_full_bptt(name, L, K):
+    _, full, truncated, _ = both((2, 3), K, L, 2, name=name)
     torch.testing.assert_close(truncated.flat, full.flat, rtol=1e-11, atol=1e-14)
 
 

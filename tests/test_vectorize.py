@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from oracle import make_config
 
 from rnn_lab import vectorize
+from rnn_lab.cells import kind
 from rnn_lab.config import Config
 from rnn_lab.parameters import Parameters
 from rnn_lab.tasks import TemporalOrder
@@ -19,7 +20,8 @@ PRESETS = Path(__file__).parents[1] / "conf" / "preset"
 
 def initial(config: Config, layers: int = 1) -> Parameters:
     """The parameters a run of this config starts from."""
-    theta = Parameters.zeros((), 6, config.model.hidden, 4, layers, torch.float64)
+    gates = kind(config.model.name).gates
+    theta = Parameters.zeros((), 6, config.model.hidden, 4, layers, torch.float64, gates=gates)
     vectorize.initialise_(theta, config, vectorize.streams(config.seed)[0])
     return theta
 
@@ -110,6 +112,59 @@ def test_orthogonal_and_gaussian_of_one_seed_come_from_one_draw():
     R = Q.T @ z
     np.testing.assert_allclose(np.tril(R, -1), 0, atol=1e-12)
     assert (np.diag(R) > 0).all()
+
+
+@pytest.mark.parametrize(("model", "gates"), [("lstm", 4), ("gru", 3)])
+@pytest.mark.parametrize("init", ["gaussian", "orthogonal", "identity", "sparse"])
+def test_each_gate_has_a_W_of_its_own(model, gates, init):
+    theta = initial(make_config({"model.name": model, "init.name": init, "init.scale": 0.9}), 2)
+    for layer in theta.layers:
+        blocks = layer.W.chunk(gates, -1)
+        assert len({tuple(W.flatten().tolist()) for W in blocks}) == (1 if init == "identity" else gates)
+        for W in blocks:
+            assert W.shape == (50, 50)
+            if init == "gaussian":
+                assert W.std().item() * 50**0.5 == pytest.approx(0.9, rel=0.1)
+            elif init == "sparse":
+                assert (W.count_nonzero(dim=0) == 15).all()
+                assert np.abs(np.linalg.eigvals(W.numpy())).max() == pytest.approx(0.9)
+            else:
+                torch.testing.assert_close(W.T @ W, 0.81 * torch.eye(50).double())
+        assert layer.U.std().item() * layer.U.shape[0] ** 0.5 == pytest.approx(1, rel=0.1)
+
+
+def test_forget_gates_start_open():
+    """Order i, f, g, o and r, z, n; no other unit's bias is moved, and no draw of the weights."""
+    plain, open_ = (initial(make_config({"model.name": "lstm"} | v), 2) for v in ({}, {"init.forget_bias": 3.5}))
+    gru = initial(make_config({"model.name": "gru", "init.forget_bias": 3.5}))
+    assert gru.layers[0].b.count_nonzero() == 0
+    for theta, bias in ((plain, 1.0), (open_, 3.5)):
+        for layer in theta.layers:
+            i, f, g, o = layer.b.chunk(4, -1)
+            assert (f == bias).all()
+            assert not torch.cat([i, g, o]).any()
+    for a, b in zip(plain.layers, open_.layers, strict=True):
+        assert torch.equal(a.W, b.W)
+        assert torch.equal(a.U, b.U)
+
+
+def test_chrono_biases():
+    """b_f = log U[1, T_max - 1] and b_i = -b_f; for a GRU the gate that keeps, z. A unit and a layer have their own draw."""
+    chrono, none = ({"model.name": "lstm", "init.chrono": v} for v in (100.0, None))
+    theta, plain = initial(make_config(chrono), 2), initial(make_config(none), 2)
+    forgets = []
+    for layer, other in zip(theta.layers, plain.layers, strict=True):
+        i, f, g, o = layer.b.chunk(4, -1)
+        assert ((f >= 0) & (f <= np.log(99))).all()
+        assert torch.equal(i, -f)
+        assert not torch.cat([g, o]).any()
+        assert torch.equal(layer.W, other.W)
+        forgets += f.flatten().tolist()
+    assert len(set(forgets)) == 100
+    assert torch.equal(theta.V, plain.V)
+    r, z, n = initial(make_config(chrono | {"model.name": "gru"})).layers[0].b.chunk(3, -1)
+    assert z[0].tolist() == forgets[:50]
+    assert not torch.cat([r, n]).any()
 
 
 def test_scale_is_over_the_square_root_of_the_fan_in():

@@ -15,6 +15,7 @@ from torch import Tensor
 from rnn_lab import kernels, losses
 from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.bptt import Net
+from rnn_lab.cells import Elman
 from rnn_lab.kernels import elman
 from rnn_lab.kernels.functions import PHI
 from rnn_lab.parameters import Parameters
@@ -52,7 +53,8 @@ class Program:
         flat, dtype = theta.flat.numpy(), theta.flat.numpy().dtype
         slots = [slot for layer in theta.layers for slot in layer] + [theta.V, theta.c]
         at = np.array([slot.storage_offset() - theta.flat.storage_offset() for slot in slots])
-        phi = next(PHI[name] for name, phi in ACTIVATIONS.items() if phi is net.phi)
+        assert isinstance(net.cell, Elman)
+        phi = next(PHI[name] for name, phi in ACTIVATIONS.items() if phi is net.cell.phi)
         self._classes = net.loss is losses.softmax_cross_entropy
         self._no_symbols, self._no_numbers = np.zeros((R, 0, 0, 0), np.uint8), np.zeros((R, 0, 0, 0, 0), dtype)
         self._no_labels, self._no_targets = np.zeros((R, 0, 0, 0), np.int64), np.zeros((R, 0, 0, 0, 0), dtype)

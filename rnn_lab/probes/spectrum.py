@@ -17,13 +17,14 @@ def rho(W: Tensor) -> Tensor:
 
 
 def sigma_max(W: Tensor) -> Tensor:
-    """Largest singular value: (..., hidden, hidden) -> (...), float64. NaN where W is not finite."""
+    """Largest singular value: (..., hidden, columns) -> (...), float64. NaN where W is not finite."""
     finite = torch.isfinite(W).all(-1).all(-1)
     safe = torch.where(finite[..., None, None], W, 0).double()
     return torch.linalg.svdvals(safe)[..., 0].masked_fill(~finite, torch.nan)
 
 
 def spectrum(theta: Parameters) -> dict[str, Tensor]:
-    """W/rho and W/sigma_max of every run, each the largest over its layers."""
+    """W/rho and W/sigma_max of every run, each the largest over its layers. The W of a gated cell, all gates side by side, has no rho."""
     W = torch.stack([layer.W for layer in theta.layers])
-    return {"W/rho": rho(W).amax(0), "W/sigma_max": sigma_max(W).amax(0)}
+    square = W.shape[-2] == W.shape[-1]
+    return ({"W/rho": rho(W).amax(0)} if square else {}) | {"W/sigma_max": sigma_max(W).amax(0)}

@@ -3,7 +3,10 @@
 import torch
 from torch import Tensor
 
-from rnn_lab.scaled import LOG10_2, Scaled, ldexp_
+from rnn_lab.bptt import Buffers, ScaledAdjoints
+from rnn_lab.cells import Cell
+from rnn_lab.parameters import Parameters
+from rnn_lab.scaled import LOG10_2, Scaled, aligned
 
 
 def log10_summand_norms(delta: Scaled, *sources: Tensor) -> list[Tensor]:
@@ -12,26 +15,28 @@ def log10_summand_norms(delta: Scaled, *sources: Tensor) -> list[Tensor]:
     delta: (*runs, T, batch, hidden), the batch mean's 1/B included; sources (*runs, T, batch, in) -> (*runs, T) each, float64.
     ||A^T D||^2 = sum of (A A^T) * (D D^T): no (in, hidden) matrix for each step. An exact zero is -inf, as for W at t = 1, where h_0 = 0.
     """
-    nonzero = (delta.mantissa != 0).any(-1)
-    largest = torch.where(nonzero, delta.exponent, torch.iinfo(torch.int32).min // 2).amax(-1, keepdim=True)
-    D = ldexp_(delta.mantissa.double(), delta.exponent - largest)
-    gram, some = D @ D.transpose(-2, -1), nonzero.any(-1)
-    norms = []
-    for A in (source.double() for source in sources):
-        square = (A @ A.transpose(-2, -1)).mul_(gram).sum((-2, -1)).clamp(min=0)
-        norms.append(torch.where(some, LOG10_2 * (0.5 * torch.log2(square) + largest.squeeze(-1)), -torch.inf))
-    return norms
+    D, exponent = aligned(delta)
+    gram = D @ D.transpose(-2, -1)
+    squares = (
+        (A @ A.transpose(-2, -1)).mul_(gram).sum((-2, -1)).clamp(min=0) for A in map(torch.Tensor.double, sources)
+    )
+    return [LOG10_2 * (0.5 * torch.log2(square) + exponent) for square in squares]
 
 
-def summand_series(x: Tensor, h: list[Tensor], delta: list[Scaled]) -> dict[str, Tensor]:
-    """dW/log10_norm and dU/log10_norm at each (layer, t), (*runs, layers, T). h: per layer (*runs, T + 1, batch, hidden).
+def summand_series(
+    x: Tensor, theta: Parameters, cell: Cell, buffers: Buffers, adjoints: ScaledAdjoints
+) -> dict[str, Tensor]:
+    """dW/log10_norm and dU/log10_norm at each (layer, t), (*runs, layers, T).
 
     Cost: about half an update at batch 20 and 50 units, at recorded rows.
     """
-    below = [x, *(states[..., 1:, :, :] for states in h[:-1])]
-    norms = [
-        log10_summand_norms(d, states[..., :-1, :, :], source)
-        for d, states, source in zip(delta, h, below, strict=True)
-    ]
+    norms, source = [], x
+    for n, (layer, trace, delta) in enumerate(zip(theta.layers, buffers.traces, adjoints.delta, strict=True)):
+        first, second = cell.weight_summands(trace.sequence, adjoints.sent[n], layer.W)
+        if second is delta:  # one Gram matrix for both
+            norms.append(log10_summand_norms(delta, first, source))
+        else:
+            norms.append(log10_summand_norms(second, first) + log10_summand_norms(delta, source))
+        source = trace.s[0][..., 1:, :, :]
     dW, dU = (torch.stack(layers, dim=-2) for layers in zip(*norms, strict=True))
     return {"dW/log10_norm": dW, "dU/log10_norm": dU}

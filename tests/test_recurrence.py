@@ -1,4 +1,4 @@
-"""The cell alone: its forward pass is PyTorch's own, its renormalised backward pass is exact rational arithmetic."""
+"""One layer through time: where it starts, what late runs see, and a renormalised backward pass against exact rational arithmetic."""
 
 import math
 from fractions import Fraction
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from rnn_lab.activations import ACTIVATIONS
-from rnn_lab.cells import elman
+from rnn_lab.cells import Elman
+from rnn_lab.parameters import Layer
+from rnn_lab.recurrence import Trace, gradients, scaled_deltas, states
 from rnn_lab.scaled import Scaled, normalise_
 
 DTYPES = [torch.float32, torch.float64]
@@ -19,32 +21,18 @@ def random(*shape: int, seed: int = 0, dtype=torch.float64) -> Tensor:
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape)).to(dtype)
 
 
-@pytest.mark.parametrize("phi", ["tanh", "relu"])
-def test_states_are_those_of_torch_nn_rnn(phi):
-    """The same net in PyTorch's own words: weight_ih = U^T, weight_hh = W^T, bias_ih = b."""
-    T, batch, inputs, hidden = 9, 3, 4, 5
-    x, U, W, b = (
-        random(T, batch, inputs),
-        random(inputs, hidden, seed=1),
-        random(hidden, hidden, seed=2),
-        random(1, hidden, seed=3),
-    )
-    rnn = torch.nn.RNN(inputs, hidden, nonlinearity=phi, dtype=torch.float64)
-    rnn.load_state_dict({"weight_ih_l0": U.T, "weight_hh_l0": W.T, "bias_ih_l0": b[0], "bias_hh_l0": 0 * b[0]})
-    with torch.no_grad():
-        expected = rnn(x)[0]
-    h = x.new_zeros(T + 1, batch, hidden)
-    elman.states(x, U, W, b, ACTIVATIONS[phi], h)
-    torch.testing.assert_close(h[1:], expected)
-    assert h[0].count_nonzero() == 0
+def elman(phi: str, runs: tuple[int, ...], T: int, batch: int, hidden: int, dtype=torch.float64) -> tuple[Elman, Trace]:
+    cell = Elman(ACTIVATIONS[phi])
+    return cell, Trace(cell, torch.empty(0, dtype=dtype).new_zeros, runs, T, batch, hidden, keep=False)
 
 
 def test_states_start_from_the_h_0_given(runs):
     """A linear net without input: h_t = h_0 W^t."""
     W, h_0, x = random(*runs, 3, 3), random(*runs, 2, 3, seed=1), torch.zeros(*runs, 4, 2, 1, dtype=torch.float64)
-    h = x.new_zeros(*runs, 5, 2, 3)
+    cell, trace = elman("linear", runs, 4, 2, 3)
+    [h] = trace.s
     h[..., 0, :, :] = h_0
-    elman.states(x, x.new_zeros(*runs, 1, 3), W, x.new_zeros(*runs, 1, 3), ACTIVATIONS["linear"], h)
+    states(x, Layer(x.new_zeros(*runs, 1, 3), W, x.new_zeros(*runs, 1, 3)), cell, trace)
     for t in range(5):
         torch.testing.assert_close(h[..., t, :, :], h_0 @ torch.linalg.matrix_power(W, t))
 
@@ -81,12 +69,9 @@ def test_renormalised_deltas_are_those_of_exact_arithmetic(carries_loss, gain, d
     immediate.mantissa[L // 2 :: 7, 0] = 0
     immediate.mantissa[-1] = 1
     normalise_(immediate)
-    exponent = torch.zeros(T, batch, dtype=torch.int32)
-    dE_dh, delta = (
-        Scaled(torch.empty(T, batch, hidden, dtype=dtype), exponent),
-        Scaled(torch.empty(T, batch, hidden, dtype=dtype), exponent),
-    )
-    elman.scaled_deltas(immediate, h, W, ACTIVATIONS["tanh"], dE_dh, delta)
+    cell, trace = elman("tanh", (), T, batch, hidden, dtype)
+    trace.s[0].copy_(h)
+    dE_dh, delta, _ = scaled_deltas(immediate, W, cell, trace)
 
     weights = [[Fraction(w) for w in row] for row in W.tolist()]
     tolerance = 3000 * torch.finfo(dtype).eps
@@ -113,12 +98,11 @@ def test_renormalised_deltas_are_those_of_exact_arithmetic(carries_loss, gain, d
 def test_gradients_are_sums_of_outer_products(runs):
     """dU = sum over steps and examples of x_t (outer) delta_t, dW of h_{t-1} (outer) delta_t, db of delta_t."""
     x, h, delta = random(*runs, 4, 3, 2), random(*runs, 5, 3, 6, seed=1), random(*runs, 4, 3, 6, seed=2)
-    dU, dW, db = (
-        random(*runs, 2, 6),
-        random(*runs, 6, 6),
-        random(*runs, 1, 6),
-    )  # whatever was there before is overwritten
-    elman.gradients(x, h, delta, dU, dW, db)
-    torch.testing.assert_close(dU, torch.einsum("...tbi,...tbj->...ij", x, delta))
-    torch.testing.assert_close(dW, torch.einsum("...tbi,...tbj->...ij", h[..., :-1, :, :], delta))
-    torch.testing.assert_close(db, torch.einsum("...tbj->...j", delta).unsqueeze(-2))
+    cell, trace = elman("tanh", runs, 4, 3, 6)
+    trace.s[0].copy_(h)
+    trace.delta.copy_(delta)
+    grad = Layer(random(*runs, 2, 6), random(*runs, 6, 6), random(*runs, 1, 6))  # what was there before is overwritten
+    gradients(x, random(*runs, 6, 6), cell, trace, grad)
+    torch.testing.assert_close(grad.U, torch.einsum("...tbi,...tbj->...ij", x, delta))
+    torch.testing.assert_close(grad.W, torch.einsum("...tbi,...tbj->...ij", h[..., :-1, :, :], delta))
+    torch.testing.assert_close(grad.b, torch.einsum("...tbj->...j", delta).unsqueeze(-2))

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from overlay import t_quantile
 
+from rnn_lab import theory
 from rnn_lab.theory import LAGS
 
 
@@ -20,7 +21,7 @@ class Slope(NamedTuple):
 
 def half_life(slope: pd.Series) -> pd.Series:
     """log10(2) / |slope|, time steps; NaN where the slope is 0."""
-    return np.log10(2) / slope.abs().where(slope != 0)
+    return pd.Series(theory.half_life(slope.to_numpy(float)), slope.index)
 
 
 def interval(slope: Slope) -> tuple[float, float]:

@@ -13,11 +13,13 @@ import atexit
 import json
 import multiprocessing
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from statistics import median
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -33,6 +35,7 @@ TARGETS = {
     "roofline": 0.5,
     "reference_vs_loop": 5.5,
     "probe_cost": 1.15,  # at most
+    "track_cost": 1.05,  # at most
 }
 Updates = Iterator[
     float
@@ -239,6 +242,33 @@ def check_losses(entries: dict) -> None:
     print(f"loss after 100 updates: {ours[0]:.5f} (ours, mini-batch 101), {theirs[0]:.5f} (the others, mini-batch 100)")
 
 
+def track_cost(rounds: int, runs: int = 16, updates: int = 500) -> float:
+    """Seconds of a program whose runs are recorded in wandb over those without, from its first row to the end of its recording.
+
+    The wandb process starts and imports meanwhile: a second or two that count for less the longer a program trains.
+    """
+    from rnn_lab.recording import wandb
+    from rnn_lab.recording.progress import Progress
+    from rnn_lab.runner import Job, run_program
+
+    def seconds(tracker: str) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            jobs = []
+            for seed in range(runs):
+                c = config(seed, log_every=10, kernel="numba")
+                c.training.updates, c.tracker.name = updates, tracker
+                directory = Path(folder, str(seed))
+                directory.mkdir()
+                jobs.append(Job(c, directory, {}))
+            start = time.perf_counter()
+            run_program(jobs, Progress(runs, runs * updates))
+            wandb.close()
+            return time.perf_counter() - start
+
+    seconds("none")
+    return median(seconds("wandb") / seconds("none") for _ in range(rounds))
+
+
 def measure(rounds: int, many: int) -> dict:
     import torch
 
@@ -264,6 +294,7 @@ def measure(rounds: int, many: int) -> dict:
         "roofline": median(r * FLOPS / p for r, p in zip(rates["many"], peaks, strict=True)),
         "reference_vs_loop": ratio("reference", "loop"),
         "probe_cost": ratio("unprobed", "probed"),
+        "track_cost": track_cost(rounds // 2 + 1),
     }
     found = {name: median(values) for name, values in rates.items()} | {"sgemm_peak_gflops": median(peaks) / 1e9}
     return {"rates": found, "ratios": ratios}

@@ -18,6 +18,7 @@ from rnn_lab import launcher
 from rnn_lab.complaints import complaint
 from rnn_lab.config import CELL_NAMES, Config, ConfigError, problems, run_id, typed
 from rnn_lab.jobs import RunsFailed, check, metric, report, run_directory, train_jobs
+from rnn_lab.recording import wandb
 from rnn_lab.recording.store import finished_run, lock
 
 
@@ -114,3 +115,5 @@ def command_line(main: Any) -> None:
             raise
         print(complaint(error), file=sys.stderr)
         sys.exit(2)
+    finally:
+        wandb.close()

@@ -177,6 +177,7 @@ class Tracker:
     project: str = per_run(
         "rnn_lab", Rule(lambda v: re.fullmatch(r"[A-Za-z0-9._-]{1,128}", v) is not None, "letters, digits, . _ -")
     )
+    series: str = per_run("dE_dh", one_of("dE_dh", "all"))
 
 
 @dataclass

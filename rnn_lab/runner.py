@@ -10,10 +10,9 @@ import numpy as np
 
 from rnn_lab import kernels
 from rnn_lab.config import Config, cell_name, container, run_id, run_name
-from rnn_lab.recording import Row, RunInfo, Sink
+from rnn_lab.recording import Row, RunInfo, wandb
 from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.store import StoreSink
-from rnn_lab.recording.wandb import WandbSink
 from rnn_lab.training import Snapshot, timestep_series, train
 from rnn_lab.vectorize import make_task
 
@@ -40,7 +39,7 @@ class Outcome:
 
 
 class Recorder:
-    """The sinks of one run, and its end. A sink of ours that fails fails this run, not its neighbours."""
+    """The record of one run, and its end. Where our store fails, this run fails, not its neighbours."""
 
     def __init__(self, job: Job, program_runs: int = 1):
         config = job.config
@@ -56,9 +55,8 @@ class Recorder:
             **job.provenance,
         }
         self.store = StoreSink(info, describe)
-        self.mirrors: list[Sink] = []
         if config.tracker.name == "wandb":
-            self.mirrors.append(WandbSink(info, config.tracker.mode, config.tracker.project))
+            wandb.mirror(job.directory, config.tracker.mode, config.tracker.project, config.tracker.series)
         self.outcome: Outcome | None = None
         self._last: dict[str, float] = {}
         self._diverged_at: int | None = None
@@ -71,8 +69,6 @@ class Recorder:
             self.store.log(row)
         except OSError as error:
             return self.finish("failed", f"{type(error).__name__}: {error}")
-        for mirror in self.mirrors:
-            mirror.log(row)
         self._last |= {"step": row.step, **row.scalars}
         if diverged:
             self._diverged_at = row.step
@@ -83,9 +79,6 @@ class Recorder:
         if self.outcome is not None:
             return
         self.outcome = Outcome(status, self._last, error)
-        summary = self._last if self._diverged_at is None else self._last | {"diverged_at": self._diverged_at}
-        for mirror in self.mirrors:
-            mirror.finish(status, summary)
         try:
             self.store.finish(status, self._last, self._diverged_at, error)
         except OSError as failure:

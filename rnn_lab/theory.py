@@ -39,6 +39,12 @@ def log10_bound(eta: ArrayLike, lag: ArrayLike) -> Array:
         return np.where(np.equal(lag, 0), 0.0, np.asarray(lag, float) * np.log10(eta))
 
 
+def half_life(slope: ArrayLike) -> Array:
+    """Steps over which a norm halves or, where it explodes, doubles: log10(2) / |slope|; slope: decades a step. NaN where that is 0."""
+    slope = np.abs(np.asarray(slope, float))
+    return math.log10(2) / np.where(slope > 0, slope, np.nan)
+
+
 def log10_rho(W: ArrayLike) -> Array:
     """log10 of the spectral radius, (..., H, H) -> (...): decades a step, over a long time, of a linear net or of any net at a = 0."""
     with np.errstate(divide="ignore"):

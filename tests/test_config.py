@@ -259,7 +259,13 @@ OTHER = {  # another legal value of each key, and what must stand beside it for 
     "probe.lyapunov_every": 7,
     "probe.memory_every": 7,
 }
-LABELS = {"sweep": "other", "tracker.name": "none", "tracker.mode": "online", "tracker.project": "other"}
+LABELS = {
+    "sweep": "other",
+    "tracker.name": "none",
+    "tracker.mode": "online",
+    "tracker.project": "other",
+    "tracker.series": "all",
+}
 
 
 def test_the_tables_below_know_every_key():
@@ -419,6 +425,7 @@ def test_programs_group_in_order_of_the_first_member_and_hold_max_runs():
         ("tracker.name", "tensorboard", "wandb, none"),
         ("tracker.mode", "dryrun", "offline, online, disabled"),
         ("tracker.project", "a/b", "letters"),
+        ("tracker.series", "h", "dE_dh, all"),
     ],
 )
 def test_a_value_out_of_range_is_refused_in_one_line(key, value, allowed):

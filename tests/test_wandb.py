@@ -1,11 +1,13 @@
-"""The wandb sink, with the real client: what it wrote is read back from its files. Trainers are their own processes."""
+"""What the mirror gives to wandb, read back from its .wandb files and compared with our own frames; and what happens when things break.
 
-import logging
+The client is the real one, offline; trainers are processes of their own. The server's side is in test_wandb_online.py.
+"""
+
+import json
 import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,92 +16,48 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rnn_lab.recording import Row, RunInfo
-from rnn_lab.recording import wandb as sink_module
-from rnn_lab.recording.wandb import WandbSink, dashboard_commands, heat, pooled, rows_in, sampled, wandb_id
-
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 from wandb_file import RunFile, read_run, read_sweep  # noqa: E402
+from wandb_runs import (  # noqa: E402
+    SCALES,
+    SERIES,
+    WANDB,
+    assert_no_key,
+    assert_rows_are_the_frames,
+    assert_table_is_the_frame,
+    bytes_under,
+    core_of,
+    ended,
+    made_rows,
+    mirror_of,
+    run_info,
+    said,
+    tell,
+    trainer,
+    wait_until_gone,
+)
 
-KEY = "planted0" * 5  # as long as a real one
-SCALES = (0.5, 1.0, 1.5)
-STEPS = range(0, 60, 5)
-WANDB = Path(sys.executable).with_name("wandb")
+from rnn_lab import results, theory  # noqa: E402
+from rnn_lab.recording import Row, wandb  # noqa: E402
+from rnn_lab.recording.wandb import payload as payload_module  # noqa: E402
+from rnn_lab.recording.wandb.files import dashboard_commands, rows_in, wandb_id  # noqa: E402
+from rnn_lab.recording.wandb.payload import Summary, heat, payload, plain, pooled, sampled, table  # noqa: E402
 
-
-def run_info(sweep: Path, scale: float) -> RunInfo:
-    run_id = f"{int(scale * 10):010x}"
-    config = {"init": {"name": "gaussian", "scale": scale}, "task": {"name": "temporal_order", "length": 40}, "seed": 3}
-    name = f"tanh-scale{scale}-L40-norm-seed3-{run_id}"
-    return RunInfo(run_id, sweep.name, sweep / run_id, config, name, ["lab", "tanh"])
-
-
-def made_rows(scale: float, layers: int = 2, T: int = 40, steps: range = STEPS) -> list[Row]:
-    """Rows such as a run leaves, with a vanished, an infinite and an undefined one among them."""
-    rng = np.random.default_rng(int(scale * 10))
-    rows = []
-    for step in steps:
-        lag = np.arange(T - 1, -1, -1)
-        norms = rng.normal(0, 0.2, (layers, T)) - 2 - lag * (1.4 - scale)
-        scalars = {"train/loss": rng.normal() / 3, "grad/norm": 10 ** rng.normal(), "W/rho": scale}
-        if step == steps[2]:
-            norms[0, :5] = -np.inf
-            scalars["grad/norm"] = 0.0
-        if step == steps[3]:
-            norms[-1, :5], norms[-1, 5] = np.inf, np.nan
-            scalars |= {"train/loss": math.nan, "grad/norm": math.inf, "dE_dh/slope": -math.inf}
-        series = {"dE_dh/log10_norm": norms, "delta/log10_norm": norms - 0.3, "h/norm": np.ones_like(norms)}
-        rows.append(Row(step, scalars, {name: values.astype(np.float32) for name, values in series.items()}))
-    return rows
-
-
-def trainer(sweep: Path, code: str) -> subprocess.Popen:
-    """A process that runs `code` with `sweep` and this module's names at hand, and no wandb variable but the key."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    env |= {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}", "WANDB_API_KEY": KEY, "HOME": str(sweep.parent)}
-    head = f"from test_wandb import *\nlogging.basicConfig()\nsweep = Path({str(sweep)!r})\n"
-    pipe = subprocess.PIPE
-    command = [sys.executable, "-c", head + code]
-    return subprocess.Popen(command, env=env, cwd=sweep.parent, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-
-
-def ended(process: subprocess.Popen, timeout: float = 60) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    return process.returncode, out, err
-
-
-def said(process: subprocess.Popen) -> str:
-    assert process.stdout
-    return process.stdout.readline().strip()
-
-
-def core_of(pid: int) -> int:
-    """The wandb-core that process `pid` started."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            name, rest = stat.read_text().split("(", 1)[1].rsplit(")", 1)
-        except OSError:  # ended meanwhile
-            continue
-        if name == "wandb-core" and int(rest.split()[1]) == pid:
-            return int(stat.parent.name)
-    raise AssertionError(f"process {pid} has no wandb-core")
-
-
-def same(a: float, b: float) -> bool:
-    return a == b or (math.isnan(a) and math.isnan(b))
-
-
-def bytes_under(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+LOGGED = range(0, 60, 5)
+IDS = {scale: wandb_id(run_info(Path("runs/main"), scale).name, run_info(Path(), scale).run_id) for scale in SCALES}
 
 
 def scale_of(run: RunFile) -> float:
     return run.config["init"]["scale"]
+
+
+def assert_whole(sweep: Path, count: int) -> None:
+    """So many runs, one file each, and in each every row of our store."""
+    frames, files = results.load(sweep), read_sweep(sweep)
+    assert len(files) == len(frames.runs) == count
+    for run in files.values():
+        assert_rows_are_the_frames(run.rows, frames, run.config["lab"]["run_id"])
 
 
 # -------------------- one sweep, read back
@@ -111,76 +69,124 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("home") / "runs" / "main"
     folder.parent.mkdir()
     code = """
-sinks = [WandbSink(run_info(sweep, scale), "offline") for scale in SCALES]
+stores = [opened(sweep, scale) for scale in SCALES]
 for rows in zip(*[made_rows(scale) for scale in SCALES]):
-    for sink, row in zip(sinks, rows):
-        sink.log(row)
-for sink, status in zip(sinks, ("completed", "diverged", "failed")):
-    sink.finish(status, {"train/loss": 0.25, "grad/norm": math.inf, "eval/error": math.nan})
+    for store, row in zip(stores, rows):
+        store.log(row)
+    time.sleep(0.05)
+stores[0].finish("completed", {})
+stores[1].finish("diverged", {}, diverged_at=55)
+stores[2].finish("failed", {}, error="OSError: no space")
+wandb.close()
+print("wandb" in sys.modules)  # training has no use for it
 """
-    assert ended(trainer(folder, code)) == (0, "", "")
+    assert ended(trainer(folder, code)) == (0, "False\n", "")
     return folder
+
+
+def test_every_row_is_in_the_files_as_it_is_in_the_frames(sweep: Path) -> None:
+    assert_whole(sweep, 3)
 
 
 def test_identity_config_and_end(sweep: Path) -> None:
     runs = read_sweep(sweep)
-    assert len(runs) == 3
+    assert set(runs) == set(IDS.values())
     for scale, status, code in zip(SCALES, ("completed", "diverged", "failed"), (0, 0, 1), strict=True):
         info = run_info(sweep, scale)
-        run = runs[wandb_id(info)]
+        run = runs[IDS[scale]]
+        lab = run.config.pop("lab")
         assert run.config == info.config
+        assert (lab["git"]["commit"], lab["T"], lab["series"], lab["status"]) == (run.commit, 40, SERIES, status)
         assert (run.name, run.project, run.group, run.job_type) == (info.name, "rnn_lab", "main", "train")
-        assert run.tags == info.tags
+        assert (run.tags, run.notes) == (info.tags, "python train.py seed=3")
+        assert run.commit.startswith("c0ffee")
         assert run.exit_code == code
         assert run.summary["status"] == status
-        assert run.summary["train/loss"] == 0.25
-        assert run.summary["grad/norm"] == math.inf
-        assert run.summary["eval/error"] is None  # wandb's summary has no nan
+        assert run.summary.get("diverged_at") == (55 if status == "diverged" else None)
 
 
-def test_every_scalar_and_nothing_else(sweep: Path) -> None:
+def test_summary_has_final_and_best_values_and_the_half_life(sweep: Path) -> None:
     for run in read_sweep(sweep).values():
         rows = made_rows(scale_of(run))
-        assert [row["_step"] for row in run.rows] == [row.step for row in rows]
-        for row in rows:
-            written = run.row(row.step)
-            expected = row.scalars | sampled(row.timesteps["dE_dh/log10_norm"][-1])
-            for name, value in expected.items():
-                assert same(written[name], value), (row.step, name)
-            others = {name for name in written if not name.startswith(("_", "through_time/"))}
-            assert others == set(expected)
+        losses = [row.scalars["train/loss"] for row in rows]
+        assert run.summary["train/loss"] == losses[-1]
+        assert run.summary["best/train/loss"] == np.nanmin(losses)
+        assert 10 ** (-0.1 * run.summary["dE_dh/half_life"]) == pytest.approx(0.5)  # the last slope is -0.1
+        series_of_time = [key for key in run.summary if key.startswith(("through_time", "dE_dh_at"))]
+        assert not series_of_time
+
+
+def test_sampled_time_steps(sweep: Path) -> None:
+    for run in read_sweep(sweep).values():
+        for row in made_rows(scale_of(run)):
+            expected = sampled(row.timesteps["dE_dh/log10_norm"][-1])
+            written = {key: value for key, value in run.row(row.step).items() if key.startswith("dE_dh_at/")}
+            assert written.keys() == expected.keys()
+            np.testing.assert_equal([written[key] for key in expected], list(expected.values()))
 
 
 def test_heatmap_bin_is_the_time_step_and_count_its_norm(sweep: Path) -> None:
     for run in read_sweep(sweep).values():
         for row in made_rows(scale_of(run)):
             written = run.row(row.step)
-            for series, short in (("dE_dh/log10_norm", "dE_dh"), ("delta/log10_norm", "delta")):
-                for layer, norms in enumerate(row.timesteps[series], start=1):
-                    key = f"through_time/{short}/layer{layer}"
-                    assert written[f"{key}._type"] == "histogram"
-                    assert written[f"{key}.bins"] == list(range(41))
-                    for count, norm in zip(written[f"{key}.values"], norms, strict=True):
-                        if np.isfinite(norm) and -46 < norm < 39:
-                            assert count == pytest.approx(norm + 46, abs=6e-4)
-                        else:
-                            assert count == (0 if norm < 0 else 85)
+            assert not [key for key in written if "delta" in key]  # one heatmap a layer, unless all are asked for
+            for layer, norms in enumerate(row.timesteps["dE_dh/log10_norm"], start=1):
+                key = f"through_time/dE_dh/layer{layer}"
+                assert written[f"{key}._type"] == "histogram"
+                assert written[f"{key}.bins"] == list(range(41))
+                for count, norm in zip(written[f"{key}.values"], norms, strict=True):
+                    if np.isfinite(norm) and -46 < norm < 39:
+                        assert count == pytest.approx(norm + 46, abs=6e-3)
+                    else:
+                        assert count == (0 if norm < 0 else 85)
 
 
-def test_series_stay_out_of_the_summary(sweep: Path) -> None:
+def test_table_holds_the_exact_norms_of_runs_with_a_result(sweep: Path) -> None:
+    frames, seen = results.load(sweep), 0
     for run in read_sweep(sweep).values():
-        assert not [key for key in run.summary if key.startswith(("through_time", "dE_dh_at"))]
-        assert "W/rho" in run.summary
+        tables = list((run.path.parent / "files" / "media" / "table").glob("*"))
+        assert len(tables) == (run.config["lab"]["status"] != "failed")
+        for file in tables:
+            assert_table_is_the_frame(file, frames, run.config["lab"]["run_id"], ["dE_dh/log10_norm"])
+            assert run.summary["timesteps"]["path"] == f"media/table/{file.name}"
+            exact = run.path.parent / "files" / "timesteps.f32"
+            assert exact.read_bytes() == (sweep / run.config["lab"]["run_id"] / "timesteps.f32").read_bytes()
+            seen += 1
+    assert seen == 2
+
+
+@pytest.mark.slow
+def test_all_series(tmp_path: Path) -> None:
+    code = 'record(sweep, 1.0, series="all")\nwandb.close()'
+    assert ended(trainer(tmp_path / "all", code)) == (0, "", "")
+    (run,) = read_sweep(tmp_path / "all").values()
+    row = run.row(0)
+    for short in ("dE_dh", "delta", "h"):
+        assert len(row[f"through_time/{short}/layer2.values"]) == 40
+    h = made_rows(1.0)[0].timesteps["h/norm"][1]
+    assert row["through_time/h/layer2.values"] == pytest.approx(h, abs=6e-3)
+    (file,) = (run.path.parent / "files" / "media" / "table").glob("*")
+    assert_table_is_the_frame(file, results.load(tmp_path / "all"), run.config["lab"]["run_id"], SERIES)
 
 
 def test_rows_are_small(sweep: Path) -> None:
-    (largest,) = sorted(path.stat().st_size for path in sweep.glob("wandb/*/*.wandb"))[-1:]
-    assert largest / len(STEPS) < 4000  # two layers, two series, T = 40
+    largest = max(path.stat().st_size for path in sweep.glob("wandb/*/*.wandb"))
+    assert largest / len(LOGGED) < 3000  # two layers, T = 40
 
 
-def test_rows_are_counted_without_wandb(sweep: Path, tmp_path: Path) -> None:
-    file = next(sweep.glob("wandb/*/*.wandb"))
-    assert rows_in(file) == len(STEPS)
+@pytest.mark.slow
+def test_rows_are_counted_without_wandb(tmp_path: Path) -> None:
+    code = """
+for scale in SCALES[:1]:
+    store = opened(sweep, scale)
+    for row in made_rows(scale, range(100)):
+        store.log(row)
+    store.finish("completed", {})
+wandb.close()
+"""
+    assert ended(trainer(tmp_path / "long", code)) == (0, "", "")
+    (file,) = (tmp_path / "long").glob("wandb/*/*.wandb")
+    assert rows_in(file) == 100
     cut = tmp_path / "cut.wandb"
     for size in (
         file.stat().st_size // 2,
@@ -195,10 +201,9 @@ def test_rows_are_counted_without_wandb(sweep: Path, tmp_path: Path) -> None:
 
 def test_no_key_on_disk_and_nothing_outside_the_sweep(sweep: Path) -> None:
     home = sweep.parent.parent
-    files = bytes_under(home)
-    assert len(files) > 3
-    assert not [path for path, data in files.items() if KEY.encode() in data]
-    assert not [path for path in files if sweep / "wandb" not in path.parents]
+    assert len(bytes_under(home)) > 3
+    assert_no_key(home)
+    assert not [path for path in bytes_under(home) if sweep not in path.parents]
 
 
 def test_dashboard_commands_work(sweep: Path, tmp_path: Path) -> None:
@@ -239,203 +244,260 @@ def test_terminal_dashboard_lists_the_runs_and_draws(sweep: Path, tmp_path: Path
 
 # -------------------- things that happen
 
-
-def test_killed_trainer_keeps_every_row_older_than_the_flush_interval(tmp_path: Path) -> None:
-    process = trainer(
-        tmp_path / "killed",
-        """
-sink = WandbSink(run_info(sweep, 1.0), "offline")
-for row in made_rows(1.0):
-    sink.log(row)
-print("logged", flush=True)
-sys.stdin.read()
-""",
-    )
-    assert said(process) == "logged"
-    time.sleep(1.5)
-    process.send_signal(signal.SIGKILL)
-    ended(process)
-    (run,) = read_sweep(tmp_path / "killed").values()
-    assert [row["_step"] for row in run.rows] == list(STEPS)
-    assert run.config["init"]["scale"] == 1.0
-    assert run.exit_code is None
-
-
-def test_killed_core_costs_one_warning_and_the_next_run_records(tmp_path: Path) -> None:
-    process = trainer(
-        tmp_path / "sweep",
-        """
-sinks = [WandbSink(run_info(sweep, scale), "offline") for scale in SCALES[:2]]
-for sink in sinks:
-    sink.log(made_rows(1.0)[0])
-print("logged", flush=True)
+OPEN_AND_WAIT = """
+stores = [opened(sweep, scale) for scale in SCALES]
+for scale, store in zip(SCALES, stores):
+    for row in made_rows(scale)[:6]:
+        store.log(row)
+"""
+LOG_THE_REST = """
+print("open", flush=True)
 sys.stdin.readline()
 slowest = 0.0
-for row in made_rows(1.0)[1:]:
-    for sink in sinks:
+for scale, store in zip(SCALES, stores):
+    for row in made_rows(scale)[6:]:
         start = time.monotonic()
-        sink.log(row)
+        store.log(row)
         slowest = max(slowest, time.monotonic() - start)
-for sink in sinks:
-    sink.finish("completed", {})
-after = WandbSink(run_info(sweep, SCALES[2]), "offline")
-for row in made_rows(SCALES[2]):
-    after.log(row)
-after.finish("completed", {})
-print(slowest)
-""",
-    )
-    assert said(process) == "logged"
+    store.finish("completed", {})
+start = time.monotonic()
+wandb.close()
+print(slowest, time.monotonic() - start)
+"""
+
+
+def until_recorded(sweep: Path, rows: int) -> None:
+    """Until wandb's files hold so many rows; they are flushed twice a second."""
+    deadline = time.monotonic() + 60
+    while sum(rows_in(file) for file in sweep.glob("wandb/*/*.wandb")) < rows:
+        assert time.monotonic() < deadline, "not recorded"
+        time.sleep(0.05)
+
+
+def test_killed_trainer_loses_no_row(tmp_path: Path) -> None:
+    process = trainer(tmp_path / "killed", OPEN_AND_WAIT + LOG_THE_REST)
+    assert said(process) == "open"
+    mirror, core = mirror_of(process.pid), core_of(process.pid)
+    process.kill()
+    ended(process)
+    wait_until_gone(mirror)
+    wait_until_gone(core)
+    assert_whole(tmp_path / "killed", 3)
+    for run in read_sweep(tmp_path / "killed").values():
+        assert (run.exit_code, run.summary["status"]) == (1, "killed")
+
+
+@pytest.mark.slow
+def test_all_processes_killed_and_rebuilt(tmp_path: Path) -> None:
+    """As when a machine goes down: what was flushed is there, and our store has the rest."""
+    sweep = tmp_path / "killed"
+    process = trainer(sweep, OPEN_AND_WAIT + LOG_THE_REST)
+    assert said(process) == "open"
+    until_recorded(sweep, 18)
+    mirror, core = mirror_of(process.pid), core_of(process.pid)
+    for pid in (core, mirror, process.pid):
+        os.kill(pid, signal.SIGKILL)
+    ended(process)
+    assert [run.exit_code for run in read_sweep(sweep).values()] == [None] * 3
+    assert_whole(sweep, 3)
+    with (sweep / run_info(sweep, 1.0).run_id / "steps.jsonl").open("ab") as file:
+        file.write(b'{"step": 30, "train/lo')  # torn, as a killed writer leaves it
+    code = "wandb.rebuild(sorted(path.parent for path in sweep.glob('*/run.json')))"
+    assert ended(trainer(sweep, code)) == (0, "", "")
+    assert_whole(sweep, 3)
+    assert [run.exit_code for run in read_sweep(sweep).values()] == [1] * 3
+
+
+def test_killed_core_costs_one_warning_and_no_row(tmp_path: Path) -> None:
+    process = trainer(tmp_path / "sweep", OPEN_AND_WAIT + LOG_THE_REST)
+    assert said(process) == "open"
+    until_recorded(tmp_path / "sweep", 1)
     os.kill(core_of(process.pid), signal.SIGKILL)
-    time.sleep(0.2)
-    code, out, err = ended(process)  # communicate() closes stdin, which lets it go on
-    assert code == 0, err
+    tell(process)
+    code, out, err = ended(process)
+    slowest, _ = map(float, out.split())
+    assert code == 0
     assert len(err.splitlines()) == 1, err
-    assert err.startswith("WARNING:rnn_lab:wandb: stopped recording (ConnectionResetError")
-    assert float(out) < 1
-    (last,) = [file for file in (tmp_path / "sweep").glob("wandb/*/*.wandb") if "scale1.5" in file.name]
-    assert len(read_run(last).rows) == len(STEPS)
+    assert err.startswith("WARNING:rnn_lab:wandb: wandb-core died")
+    assert slowest < 0.5
+    assert_whole(tmp_path / "sweep", 3)
+    assert [run.exit_code for run in read_sweep(tmp_path / "sweep").values()] == [0] * 3
 
 
+@pytest.mark.slow
+def test_killed_mirror_costs_one_warning_and_its_runs_can_be_rebuilt(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    process = trainer(sweep, OPEN_AND_WAIT + LOG_THE_REST)
+    assert said(process) == "open"
+    os.kill(mirror_of(process.pid), signal.SIGKILL)
+    tell(process)
+    code, _, err = ended(process)
+    assert code == 0
+    assert len(err.splitlines()) == 1, err
+    assert "its process was killed" in err
+    code = "wandb.rebuild(sorted(path.parent for path in sweep.glob('*/run.json')))"
+    assert ended(trainer(sweep, code)) == (0, "", "")
+    assert_whole(sweep, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [core_of, mirror_of])
+def test_frozen_processes_delay_neither_rows_nor_the_end(tmp_path: Path, frozen) -> None:
+    sweep = tmp_path / "sweep"
+    process = trainer(sweep, "wandb.PATIENCE, wandb.GRACE = 1.0, 1.0" + OPEN_AND_WAIT + LOG_THE_REST)
+    assert said(process) == "open"
+    mirror, core = mirror_of(process.pid), core_of(process.pid)
+    os.kill(frozen(process.pid), signal.SIGSTOP)
+    tell(process)
+    code, out, err = ended(process)
+    slowest, closing = map(float, out.split())
+    assert code == 0
+    assert slowest < 0.5
+    assert closing < 4
+    assert len(err.splitlines()) == 1, err
+    assert "our own store has every row" in err
+    wait_until_gone(mirror)
+    wait_until_gone(core)
+    assert len(results.load(sweep).steps) == 3 * len(LOGGED)
+    code = "wandb.rebuild(sorted(path.parent for path in sweep.glob('*/run.json')))"
+    assert ended(trainer(sweep, code)) == (0, "", "")
+    assert_whole(sweep, 3)
+
+
+@pytest.mark.slow
 def test_lost_rows_are_told(tmp_path: Path) -> None:
+    """A disk that is soon full for wandb, which itself says nothing; our own store is elsewhere."""
     code = """
 import resource
-resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))  # a disk that is soon full: wandb itself says nothing
-sink_module.CLOSE_TIMEOUT = 0.5
-sink = WandbSink(run_info(sweep, 1.0), "offline")
-for row in made_rows(1.0, steps=range(100)):
-    sink.log(row)
-sink.finish("completed", {})
+from rnn_lab.recording.wandb import Mirror
+wandb._mirror = Mirror(20.0)
+resource.prlimit(wandb._mirror._process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+record(sweep, 1.0, "failed")  # without a table, which would be told anyway
+wandb.close()
 """
     returned, _, err = ended(trainer(tmp_path / "full", code))
     assert returned == 0
     assert len(err.splitlines()) == 1, err
-    assert "of 100 rows reached" in err
-
-
-def test_too_few_descriptors_are_told_beforehand(tmp_path: Path) -> None:
-    code = """
-import resource
-resource.setrlimit(resource.RLIMIT_NOFILE, (100, 205))
-print([sink_module._enough_descriptors(runs) for runs in (1, 2, 3)], resource.getrlimit(resource.RLIMIT_NOFILE))
-sink_module._process.open_runs = 1
-sink = WandbSink(run_info(sweep, 1.0), "offline")
-sink.log(made_rows(1.0)[0])
-sink.finish("completed", {})
-"""
-    returned, out, err = ended(trainer(tmp_path / "few", code))
-    assert (returned, out) == (0, "[True, False, False] (204, 205)\n"), err
-    assert len(err.splitlines()) == 1, err
-    assert "file descriptors" in err
-    assert not (tmp_path / "few").exists()
-
-
-def test_unreachable_server_means_offline(tmp_path: Path) -> None:
-    with socket.socket() as free:  # bound but not listening: connections are refused
-        free.bind(("127.0.0.1", 0))
-        code = f"""
-os.environ["WANDB_BASE_URL"] = "http://127.0.0.1:{free.getsockname()[1]}"
-sink_module.INIT_TIMEOUT = 1.0
-sinks = []
-for scale in SCALES:
-    start = time.monotonic()
-    sinks.append(WandbSink(run_info(sweep, scale), "online"))
-    print(time.monotonic() - start)
-for sink in sinks:
-    sink.log(made_rows(1.0)[0])
-    sink.finish("completed", {{}})
-"""
-        returned, out, err = ended(trainer(tmp_path / "online", code))
-    first, second, third = map(float, out.split())
-    assert returned == 0
-    assert len(err.splitlines()) == 1, err
-    assert err.startswith("WARNING:rnn_lab:wandb: no connection")
-    assert first < 15
-    assert max(second, third) < 1  # only the first run waits
-    assert len(list((tmp_path / "online").glob("wandb/*run-*"))) == 3
-    assert [len(run.rows) for run in read_sweep(tmp_path / "online").values()] == [1, 1, 1]
-    assert not [path for path, data in bytes_under(tmp_path).items() if KEY.encode() in data]
+    assert "of 12 rows reached" in err
+    assert len(results.load(tmp_path / "full").steps) == 12
 
 
 @pytest.mark.slow
-def test_a_core_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
-    process = trainer(
-        tmp_path / "sweep",
-        """
-sink_module.FINISH_TIMEOUT = 0.5
-sinks = [WandbSink(run_info(sweep, scale), "offline") for scale in SCALES]
-print("open", flush=True)
-sys.stdin.readline()
-for sink in sinks:
-    start = time.monotonic()
-    sink.finish("completed", {})
-    print(time.monotonic() - start, flush=True)
-os._exit(0)
-""",
-    )
-    assert said(process) == "open"
-    core = core_of(process.pid)
-    os.kill(core, signal.SIGSTOP)
-    try:
-        assert process.stdin
-        process.stdin.write("\n")
-        process.stdin.flush()
-        process.wait(timeout=10)
-    finally:
-        os.kill(core, signal.SIGCONT)  # it holds the pipes open, too
-    code, out, err = ended(process)
-    first, second, third = map(float, out.split())
-    assert code == 0
-    assert first < 1
-    assert max(second, third) < 0.3
+def test_with_few_descriptors_runs_are_recorded_one_after_another(tmp_path: Path) -> None:
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (108, 108))  # for two runs at once
+stores = [opened(sweep, scale) for scale in (0.1, 0.2, 0.3, 0.4, 0.5)]
+for store in stores:
+    for row in made_rows(1.0):
+        store.log(row)
+for store in stores:
+    store.finish("completed", {})
+wandb.close()
+"""
+    returned, _, err = ended(trainer(tmp_path / "few", code))
+    assert returned == 0
     assert len(err.splitlines()) == 1, err
-    assert "still busy" in err
+    assert "descriptors (`ulimit -Hn`) for 2 runs at once" in err
+    assert_whole(tmp_path / "few", 5)
 
 
+@pytest.mark.slow
 def test_a_run_that_starts_again_leaves_one_file(tmp_path: Path) -> None:
-    other = "offline-run-20260101_000000-other-" + wandb_id(run_info(tmp_path / "again", 1.0))
-    (tmp_path / "again" / "wandb" / other).mkdir(parents=True)
+    """In one process, as when a program breaks and its runs are trained one by one; then in another, synced or not in between."""
+    sweep = tmp_path / "again"
+    other = f"offline-run-20260101_000000-other-{wandb_id(run_info(sweep, 1.0).name, run_info(sweep, 1.0).run_id)}"
+    (sweep / "wandb" / other).mkdir(parents=True)
     code = """
 for count in (5, 3):
-    sink = WandbSink(run_info(sweep, 1.0), "offline")
+    store = opened(sweep, 1.0)
     for row in made_rows(1.0)[:count]:
-        sink.log(row)
-    sink.finish("failed", {})
+        store.log(row)
+    store.finish("failed", {})
+wandb.close()
 """
-    assert ended(trainer(tmp_path / "again", code)) == (0, "", "")
-    (run,) = read_sweep(tmp_path / "again").values()
+    assert ended(trainer(sweep, code)) == (0, "", "")
+    (run,) = read_sweep(sweep).values()
     assert len(run.rows) == 3
-    assert (tmp_path / "again" / "wandb" / other).is_dir()  # not ours: its id only ends alike
+    run.path.with_name(f"{run.path.name}.synced").touch()
+    assert ended(trainer(sweep, "record(sweep, 1.0)\nwandb.close()")) == (0, "", "")
+    assert_whole(sweep, 1)
+    assert not list(sweep.glob("wandb/*/*.synced"))  # so that it will be sent
+    assert (sweep / "wandb" / other).is_dir()  # not ours: its id only ends alike
+
+
+@pytest.mark.slow
+def test_a_resumed_run_waits_for_the_mirror_of_its_killed_trainer(tmp_path: Path) -> None:
+    """Two trainers, one after the other, whose mirrors overlap: one file in the end, with the rows of both."""
+    sweep = tmp_path / "sweep"
+    process = trainer(sweep, OPEN_AND_WAIT + LOG_THE_REST)
+    assert said(process) == "open"
+    until_recorded(sweep, 18)
+    mirror = mirror_of(process.pid)
+    os.kill(mirror, signal.SIGSTOP)
+    process.kill()
+    ended(process)
+    code = """
+for scale in SCALES:
+    with (run_info(sweep, scale).directory / "steps.jsonl").open("ab") as steps, \\
+         (run_info(sweep, scale).directory / "timesteps.f32").open("ab") as timesteps:
+        for row in made_rows(scale)[6:]:
+            timesteps.write(np.stack([row.timesteps[name] for name in SERIES]).astype("<f4").tobytes())
+            steps.write((json.dumps({"step": row.step, **row.scalars}) + "\\n").encode())
+    wandb.mirror(run_info(sweep, scale).directory, "offline", "rnn_lab", "dE_dh")
+print("told", flush=True)
+wandb.close()
+"""
+    resumed = trainer(sweep, code)
+    assert said(resumed) == "told"
+    time.sleep(0.5)
+    os.kill(mirror, signal.SIGCONT)
+    assert ended(resumed) == (0, "", "")
+    assert_whole(sweep, 3)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_trained_at_the_moment_is_not_rebuilt(tmp_path: Path) -> None:
+    code = """
+store = opened(sweep, 1.0)
+for row in made_rows(1.0):
+    store.log(row)
+wandb.rebuild([run_info(sweep, 1.0).directory])
+store.finish("completed", {})
+wandb.close()
+"""
+    returned, _, err = ended(trainer(tmp_path / "sweep", code))
+    assert returned == 0
+    assert len(err.splitlines()) == 1, err
+    assert "another process is working here" in err
+    assert_whole(tmp_path / "sweep", 1)
 
 
 # -------------------- without wandb
 
 
-def test_disabled_writes_nothing_and_imports_nothing(tmp_path: Path) -> None:
-    code = """
-sink = WandbSink(run_info(sweep, 1.0), "disabled")
-sink.log(made_rows(1.0)[0])
-sink.finish("completed", {})
-print("wandb" in sys.modules)
-"""
-    assert ended(trainer(tmp_path / "off", code)) == (0, "False\n", "")
+def test_disabled_writes_nothing_and_starts_nothing(tmp_path: Path) -> None:
+    wandb.mirror(tmp_path, "disabled", "rnn_lab", "dE_dh")
+    assert wandb._mirror is None
     assert list(tmp_path.iterdir()) == []
 
 
-def test_failure_at_the_start_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(*_: object) -> None:
-        raise RuntimeError("no\ndisk")
+@pytest.mark.slow
+def test_no_run_there_is_one_warning(tmp_path: Path) -> None:
+    code = """
+for name in "ab":
+    wandb.mirror(sweep / name, "offline", "rnn_lab", "dE_dh")
+record(sweep, 1.0)
+wandb.close()
+"""
+    returned, _, err = ended(trainer(tmp_path / "sweep", code))
+    assert returned == 0
+    assert len(err.splitlines()) == 1, err
+    assert "no run here" in err
+    assert_whole(tmp_path / "sweep", 1)
 
-    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING, logger="rnn_lab"):
-        patch.setattr(sink_module, "_open", broken)
-        patch.setattr(sink_module, "_process", sink_module._Process())
-        for scale in SCALES:
-            sink = WandbSink(run_info(tmp_path / "s", scale), "offline")
-            sink.log(made_rows(scale)[0])
-            sink.finish("completed", {})
-        assert sink_module._process.open_runs == 0
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("wandb: could not start (RuntimeError: no disk)")
+
+# -------------------- what a row, a summary and a table hold
 
 
 def test_heat_is_monotone_finite_and_not_negative() -> None:
@@ -475,34 +537,52 @@ def test_sampled_time_steps_are_named_by_lag() -> None:
 
 def test_id_is_safe_short_and_keeps_the_run_id() -> None:
     info = run_info(Path("runs/x"), 1.5)
-    assert wandb_id(info) == info.name
+    assert wandb_id(info.name, info.run_id) == info.name
     readable = ("a" * 200, "a/b:c;d,e#f?g'h %", "", "-é-", "a" * 52 + "-", "a" * 53 + "-")
     for name in ("no run id at all", *(text + info.run_id for text in readable)):
-        short = wandb_id(RunInfo(info.run_id, info.sweep, info.directory, {}, name, []))
+        short = wandb_id(name, info.run_id)
         assert short.endswith(info.run_id)
         assert len(short) <= 64
         assert set(short) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
         assert not short.startswith("-")
 
 
-def test_long_sequences_are_pooled_and_stay_cheap(tmp_path: Path) -> None:
-    code = """
-sink = WandbSink(run_info(sweep, 1.0), "offline")
-rows = made_rows(1.0, layers=1, T=1000, steps=range(100))
-times = []
-for row in rows:
-    start = time.perf_counter()
-    sink.log(row)
-    times.append(time.perf_counter() - start)
-sink.finish("completed", {})
-print(np.median(times))
-"""
-    returned, out, err = ended(trainer(tmp_path / "long", code))
-    assert (returned, err) == (0, "")
-    assert float(out) < 0.01  # about 0.0009 on an idle core
-    (run,) = read_sweep(tmp_path / "long").values()
-    row = run.row(0)
-    assert row["through_time/dE_dh/layer1.bins"] == list(range(0, 1001, 2))
-    norms = made_rows(1.0, layers=1, T=1000, steps=range(100))[0].timesteps["dE_dh/log10_norm"][0]
-    expected = heat(norms).reshape(500, 2).mean(1)
-    assert row["through_time/dE_dh/layer1.values"] == pytest.approx(expected, abs=6e-4)
+def test_long_sequences_are_pooled() -> None:
+    (row,) = made_rows(1.0, steps=[0], layers=1, T=1000)
+    written = payload(row, ["dE_dh/log10_norm"])["through_time/dE_dh/layer1"]
+    assert written["bins"] == list(range(0, 1001, 2))
+    expected = heat(row.timesteps["dE_dh/log10_norm"][0]).reshape(500, 2).mean(1)
+    assert written["values"] == pytest.approx(expected, abs=6e-3)
+
+
+def test_plain_colours_are_finite_and_not_negative() -> None:
+    values = np.array([0, 0.25, 3, -1, np.nan, np.inf, -np.inf], dtype=np.float32)
+    assert plain(values)[:5].tolist() == [0, 0.25, 3, 0, 0]
+    assert plain(values)[5] > 1e38
+    assert json.loads(json.dumps(plain(values).tolist()))[6] == 0
+
+
+def test_half_life_is_the_time_in_which_a_norm_halves_or_doubles() -> None:
+    for slope in (-3.0, -0.1, -1e-5, 0.2):
+        assert 10 ** (abs(slope) * theory.half_life(slope)) == pytest.approx(2)
+    assert theory.half_life(-math.inf) == 0
+    assert np.isnan(theory.half_life([0.0, math.nan])).all()
+
+
+def test_best_is_the_smallest_finite_value() -> None:
+    summary = Summary()
+    for step, loss in enumerate((2.0, math.nan, 0.5, -math.inf, 0.75, math.inf)):
+        summary.add(Row(step, {"train/loss": loss}, {}))
+    ended = summary.ended({"status": "diverged", "diverged_at": 5})
+    assert ended == {"train/loss": math.inf, "best/train/loss": 0.5, "status": "diverged", "diverged_at": 5}
+
+
+def test_table_of_unequal_lengths_is_thinned_from_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [made_rows(1.0, steps=[step], T=3 + step % 2)[0] for step in range(9)]
+    columns, cells = table(rows, ["h/norm"])
+    assert columns == ["step", "layer", "t", "h/norm"]
+    expected = [[r.step, k, t] for r in rows for k in (1, 2) for t in range(1, 4 + r.step % 2)]
+    assert [list(cell[:3]) for cell in cells] == expected
+    assert cells[4][3] == rows[0].timesteps["h/norm"][1, 1]  # step 0, layer 2, t = 2
+    monkeypatch.setattr(payload_module, "MOST_TABLE_ROWS", 40)  # five of eight cells
+    assert sorted({cell[0] for cell in table(rows, ["h/norm"])[1]}) == [0, 2, 4, 6, 8]

@@ -16,11 +16,14 @@ PADDING, FULL, FIRST, MIDDLE, LAST = range(5)
 class RunFile:
     """One run as its .wandb file tells it; `exit_code` is None where the run was never finished."""
 
+    path: Path = Path()
     id: str = ""
     name: str = ""
     project: str = ""
     group: str = ""
     job_type: str = ""
+    notes: str = ""
+    commit: str = ""
     tags: list[str] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -70,16 +73,18 @@ def records(path: Path) -> Iterator[Any]:
 
 def read_run(path: Path) -> RunFile:
     """A whole file. Nested keys are joined by dots ("through_time/dE_dh/layer1.values")."""
-    run = RunFile()
+    run = RunFile(path)
     for record in records(path):
         match record.WhichOneof("record_type"):
             case "run":
                 r = record.run
                 run.id, run.name, run.project, run.group = r.run_id, r.display_name, r.project, r.run_group
-                run.job_type, run.tags = r.job_type, list(r.tags)
+                run.job_type, run.tags, run.notes, run.commit = r.job_type, list(r.tags), r.notes, r.git.commit
                 run.config |= {item.key: json.loads(item.value_json) for item in r.config.update}
             case "history":
                 run.rows.append({_key(item): json.loads(item.value_json) for item in record.history.item})
+            case "config":
+                run.config |= {item.key: json.loads(item.value_json) for item in record.config.update}
             case "summary":
                 run.summary |= {_key(item): json.loads(item.value_json) for item in record.summary.update}
             case "exit":

@@ -1,8 +1,7 @@
-"""Sinks: where the records of a run go, one file a sink."""
+"""Where the rows of a run go: our own store, and what is made of it. One file or package a sink."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -16,17 +15,9 @@ class Row:
     timesteps: dict[str, np.ndarray]  # contract name ("dE_dh/log10_norm", ...) -> (layers, true length) float32
 
 
-class Sink(Protocol):
-    """One sink object per run."""
-
-    def log(self, row: Row) -> None: ...
-
-    def finish(self, status: str, summary: dict[str, float]) -> None: ...  # completed | diverged | failed | killed
-
-
 @dataclass(frozen=True)
 class RunInfo:
-    """What a sink is told about its run when it is opened."""
+    """What the store is told about its run when it is opened."""
 
     run_id: str  # 10 hex digits
     sweep: str  # sweep name

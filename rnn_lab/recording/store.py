@@ -92,6 +92,7 @@ class StoreSink:
             "run_id": info.run_id,
             "sweep": info.sweep,
             "name": info.name,
+            "tags": info.tags,
             "status": "running",
             "diverged_at": None,
             "error": None,

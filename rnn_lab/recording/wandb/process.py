@@ -1,0 +1,81 @@
+"""The process that records runs in wandb, started by the trainer: orders (a JSON line a run) come in, warnings (a line each) go out.
+
+    python -m rnn_lab.recording.wandb.process PATIENCE
+
+It ends when its orders have ended and all runs are recorded, or PATIENCE seconds after the former, with a warning that says what is left.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from rnn_lab.recording.wandb.mirror import Mirror, Order, remedy, teardown
+
+TICK, LAST_TICK = 0.2, 0.02  # seconds between two looks at the runs while the trainer lives, and when it has ended
+# wandb-core holds three descriptors a run and, without them, loses rows and says nothing; this process holds three, too.
+DESCRIPTORS_PER_RUN, SPARE_DESCRIPTORS = 4, 100
+MOST_DESCRIPTORS = 65536
+
+
+def _raise_descriptors() -> int:
+    """As many descriptors as we may; for how many runs at once they are enough."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return max(1, (most - SPARE_DESCRIPTORS) // DESCRIPTORS_PER_RUN)
+
+
+def _give_out(mirror: Mirror, patience: float) -> None:
+    """When the time is up: says what is left, and ends everything, whatever hangs."""
+    time.sleep(patience)
+    left = mirror.unfinished()
+    if left:
+        text = f"{len(left)} runs not recorded or not sent {patience:g} s after the end"
+        mirror.warn("unfinished", f"{text}; {remedy(left)}")
+    for children in Path("/proc/self/task").glob("*/children"):
+        for core in children.read_text().split():
+            os.kill(int(core), signal.SIGKILL)  # wandb-core may hang
+    os._exit(0)
+
+
+def main() -> None:
+    patience = float(sys.argv[1])
+    warnings = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what wandb prints is no warning of ours
+    for ending in (
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # a batch system sends it to everybody; the trainer's end is what counts
+        signal.signal(ending, signal.SIG_IGN)
+    os.nice(10)  # training goes first
+    sys.modules["wandb.sdk.launch"] = None  # type: ignore[assignment]  # half a second of imports, for queued jobs
+    mirror = Mirror(warnings, _raise_descriptors())
+    orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in sys.stdin:
+            orders.put(line)
+        orders.put(None)
+        if patience < threading.TIMEOUT_MAX:
+            _give_out(mirror, patience)
+
+    threading.Thread(target=read, daemon=True).start()
+    trainer_gone, busy = False, True
+    while not trainer_gone or mirror.unfinished():
+        with contextlib.suppress(queue.Empty):
+            while (line := orders.get(timeout=0 if busy else LAST_TICK if trainer_gone else TICK)) is not None:
+                mirror.order(Order(**json.loads(line)))
+            trainer_gone = True
+        busy = mirror.advance(trainer_gone)
+    teardown()
+
+
+if __name__ == "__main__":
+    main()

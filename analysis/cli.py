@@ -1,4 +1,4 @@
-"""The command line that figures and the page share: python analysis/<figure>.py RUNS... [--out DIR] [--where KEY=VALUE].
+"""The command line that figures and the page share: python analysis/<figure>.py RUNS... [--out DIR] [--where CONDITION].
 
 And that of figures of equations, which need no runs: python experiments/<figure>.py [--out DIR].
 """
@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import grouping
 import pandas as pd
 import style
 from matplotlib.figure import Figure
@@ -92,9 +91,8 @@ def of_runs(name: str, about: str | None) -> Parser:
     """A command line with RUNS... and --where."""
     parser = _parser(name, about)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run and sweep directories")
-    parser.add_argument(
-        "--where", action="append", default=[], metavar="KEY=VALUE", help="only such runs: clip.name=none"
-    )
+    about_where = "only such runs: clip.name=none, or an expression: \"model.activation == 'tanh' and init.scale > 1\""
+    parser.add_argument("--where", action="append", default=[], metavar="CONDITION", help=about_where)
     return parser
 
 
@@ -105,10 +103,10 @@ def _parser(name: str, about: str | None) -> Parser:
 def load(parser: Parser, paths: Sequence[Path], conditions: Sequence[str]) -> results.Results:
     """The runs that meet the conditions; what `results.load` warns of is told in one line each."""
     with warnings.catch_warnings(record=True, action="always") as caught:
-        loaded = results.load(paths)
+        loaded = results.load(paths, where=conditions)
     for warning in caught:
         print(f"{parser.prog}: {warning.message}", file=sys.stderr)
-    return grouping.where(loaded, conditions)
+    return loaded
 
 
 def sweeps(paths: Sequence[Path]) -> list[Path]:

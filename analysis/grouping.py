@@ -1,12 +1,11 @@
 """Which runs are repetitions of one another, what their group is called in a figure, and what is drawn of a group."""
 
-import contextlib
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from rnn_lab.results import Results, ResultsError
+from rnn_lab.results import Results, ResultsError, text
 
 # Leaves of the config that do not change what a record at one step holds: bookkeeping, cadences, how far training goes,
 # and on what the numbers are computed (rounding apart, the same run).
@@ -17,31 +16,6 @@ AFTER_UPDATES = ("clip.", "optimizer.", "regularizer.")
 GROUP = ["panel", "length", "init", "variant"]
 GATED = ("lstm", "gru")
 MOST_VARIANTS = 6
-
-
-def where(results: Results, conditions: Sequence[str]) -> Results:
-    """Only the runs that meet every condition KEY=VALUE, KEY being a column of `.runs`."""
-    runs = rows_where(results.runs, results.config, conditions)
-    steps, timesteps = (frame[frame["run_id"].isin(runs["run_id"])] for frame in (results.steps, results.timesteps))
-    return Results(runs, steps, timesteps, results.config)
-
-
-def rows_where(runs: pd.DataFrame, keys: Sequence[str], conditions: Sequence[str]) -> pd.DataFrame:
-    """The rows that meet every condition KEY=VALUE. keys: which columns to name where a condition does not fit."""
-    for condition in conditions:
-        key, _, value = condition.partition("=")
-        if key not in runs:
-            known = [name for name in keys if runs[name].nunique(dropna=False) > 1]
-            raise ResultsError(
-                f"--where {condition}: no key {key!r}; the runs differ in {', '.join(known) or 'nothing'}"
-            )
-        cells = runs[key].map(text)
-        with contextlib.suppress(ValueError):
-            value = text(float(value))  # 1.0 and 1e0 are 1
-        if not cells.eq(value).any():
-            raise ResultsError(f"--where {condition}: no such run; {key} is {' or '.join(sorted(set(cells)))}")
-        runs = runs[cells.eq(value)]
-    return runs
 
 
 def groups(results: Results, ignored: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -141,15 +115,6 @@ def status_notes(frame: pd.DataFrame) -> list[str]:
 def between(counts: pd.Series) -> str:
     low, high = int(counts.min()), int(counts.max())
     return f"{low}" if low == high else f"{low} to {high}"
-
-
-def text(value: object) -> str:
-    """A cell as people type it: 1 and not 1.0, null and not NaN."""
-    if isinstance(value, bool | np.bool_):
-        return str(bool(value)).lower()
-    if isinstance(value, int | float | np.number):
-        return "null" if np.isnan(value) else f"{value:.10g}"
-    return "null" if value is None else str(value)
 
 
 def in_order(labels: pd.Series) -> list:

@@ -54,7 +54,7 @@ def read(_: cli.Parser, paths: Sequence[Path], conditions: Sequence[str]) -> tup
             found.append(pd.read_csv(path / name))
         origins.append(json.loads((path / "experiment.json").read_text()))
     exponents, products = (
-        grouping.rows_where(pd.concat(parts, ignore_index=True), NET, conditions).drop_duplicates([*NET, *key])
+        results.select(pd.concat(parts, ignore_index=True), conditions, NET).drop_duplicates([*NET, *key])
         for parts, key in zip(frames.values(), (["index"], ["lag", "index"]), strict=True)
     )
     others = [

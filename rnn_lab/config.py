@@ -13,6 +13,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 
 class ConfigError(ValueError):
@@ -385,3 +386,14 @@ def container(config: Config) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.structured(config))
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
+
+
+def from_container(content: dict[str, Any]) -> Config:
+    """The inverse of `container`, for what a run has stored; keys that came later have their defaults. Raises ConfigError."""
+    try:
+        config = typed(OmegaConf.merge(OmegaConf.structured(Config()), content))  # pyright: ignore[reportArgumentType]
+    except OmegaConfBaseException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    if found := problems(config):
+        raise ConfigError("\n".join(found))
+    return config

@@ -29,7 +29,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from rnn_lab.complaints import complaint
 from rnn_lab.config import Config, ConfigError, leaves, typed
 from rnn_lab.jobs import Options, RunsFailed, Task, check, fail, metric, report, run_directory, train_jobs
+from rnn_lab.recording.collected import collect
 from rnn_lab.recording.journal import note
+from rnn_lab.recording.runs import ResultsError
 from rnn_lab.recording.store import discard_checkpoint, finished_run, lock
 
 if TYPE_CHECKING:
@@ -235,7 +237,16 @@ class VectorizedLauncher(Launcher):
             job.directory: task.outcome for job, task in zip(todo, suspended, strict=True) if task.outcome is not None
         }
         report(sweep, ended, len(finished))
+        self._collect(sweep)
         return [returns[job.directory] for job in jobs]
+
+    @staticmethod
+    def _collect(sweep: Path) -> None:
+        """Not worth a failure: the runs' own files are all there."""
+        try:
+            collect(sweep)
+        except (OSError, ResultsError) as error:
+            print(f"{sweep}: not collected into Parquet: {error}", file=sys.stderr)
 
     @staticmethod
     def _returned(job: Prepared, value: Any) -> JobReturn:

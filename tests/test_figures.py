@@ -248,7 +248,7 @@ def test_what_differs_is_never_averaged_over_silently(tmp_path):
         write_run(tmp_path, config={"model": {"hidden": hidden}})
     with pytest.raises(ResultsError, match=r"the runs differ in model\.hidden too \(8 variants\)"):
         gradient_flow.table(load(tmp_path))
-    chosen = grouping.where(load(tmp_path), ["model.hidden=20.0"])
+    chosen = load(tmp_path, where="model.hidden=20.0")
     assert len(chosen.runs) == 1
     assert set(gradient_flow.table(chosen)["variant"]) == {"-"}
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from commands import SMALL, end, start, train
 from hydra._internal.callbacks import Callbacks
@@ -111,6 +112,18 @@ def test_the_same_command_again_repeats_nothing(copied):
     assert (ended.status, ended.err) == (0, "")
     assert f"{SIX} of them finished before" in ended.out
     assert times(copied) == before
+
+
+def test_a_finished_sweep_is_collected(copied):
+    """Into two Parquet files, whose numbers are those of the runs; they follow when the sweep grows."""
+    sweep = copied / "runs" / "default"
+    assert train(*SWEEP, "seed=2", cwd=copied).status == 0
+    frames = results.load(sweep)
+    for name, frame in (("steps", frames.steps), ("timesteps", frames.timesteps)):
+        held = pd.read_parquet(sweep / f"{name}.parquet")
+        assert held["run_id"].nunique() == SIX + SIX // 2
+        both = frame.columns.intersection(held.columns)
+        pd.testing.assert_frame_equal(held[both], frame[both], check_dtype=False)
 
 
 def test_a_single_run_is_the_sweeps_run(copied):

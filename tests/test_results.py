@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from rnn_lab import results
+from rnn_lab.recording import runs
 from rnn_lab.results import ResultsError, load
 
 
@@ -191,7 +192,7 @@ def test_a_run_that_finishes_while_it_is_read_is_not_called_killed(tmp_path, mon
         (path / "run.json").write_text(json.dumps(info | {"status": "completed"}))
         return False
 
-    monkeypatch.setattr(results, "_is_locked", finishes)
+    monkeypatch.setattr(runs, "is_locked", finishes)
     assert load(path).runs["status"].item() == "completed"
 
 

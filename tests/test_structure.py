@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"config", "vectorize"},
     {"engines", "evaluation", "predictions", "flossing"},
     {"training"},
-    {"recording", "results"},
+    {"recording", "conditions", "results"},
     {"provenance", "complaints", "interrupts", "checkpoints", "runner", "jobs", "rehearsal", "launcher", "app"},
 ]
 

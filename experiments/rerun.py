@@ -84,12 +84,12 @@ def differences(first: results.Results, again: results.Results) -> pd.DataFrame:
 
 def rerun(run: Path, out: Path) -> int:
     """Repeats `run` in `out` and says how it went; the exit status."""
-    from rnn_lab.jobs import train_jobs
+    from rnn_lab.jobs import Options, Task, train_jobs
 
     info, now = read_info(run), provenance()
     config = stored_config(run, info)
     out.mkdir(parents=True)
-    [outcome] = train_jobs([(config, out, [])])
+    [outcome] = train_jobs([Task(config, out, [])], Options())
     for line in changes(info, now):
         print(line)
     if (outcome.status, outcome.error) != (info["status"], None):

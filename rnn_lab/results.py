@@ -81,12 +81,12 @@ def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], where:
     tails = {directory: _tail(given[directory], info) for directory, info in infos.items()}
     leaves = tuple(dict.fromkeys(key for info in infos.values() for key in _leaves(info["config"])))
 
-    rows = {directory: heads[directory] | tails[directory] for directory in infos}
+    rows: dict[Path, dict[str, Any]] = {directory: heads[directory] | tails[directory] for directory in infos}
     known = set().union(*rows.values())
     early, late = ([c for c in asked if (c.keys <= known) is first] for first in (True, False))
     runs = _unique(_read({directory: infos[directory] for directory in meeting(early, rows, leaves)}), given)
     if late:
-        summaries = _last(_steps_frame(list(runs.values()))).to_dict("index")
+        summaries: dict[Any, Any] = _last(_steps_frame(list(runs.values()))).to_dict("index")
         nothing = dict.fromkeys(METRICS)
         rows = {
             directory: rows[directory] | summaries.get(run.info["run_id"], nothing) for directory, run in runs.items()
@@ -102,7 +102,8 @@ def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], where:
 
 def select(rows: pd.DataFrame, where: str | Iterable[str], keys: Sequence[str] = ()) -> pd.DataFrame:
     """The rows of any table that meet these conditions. keys: which columns to name where a condition names none. Raises as `load`."""
-    return rows.iloc[meeting(conditions(where), dict(enumerate(rows.to_dict("records"))), keys)]
+    records: dict[int, Any] = dict(enumerate(rows.to_dict("records")))
+    return rows.iloc[meeting(conditions(where), records, keys)]
 
 
 def provenance(runs: pd.DataFrame) -> dict[str, str]:
@@ -223,7 +224,7 @@ def _steps_frame(runs: list[Run]) -> pd.DataFrame:
 
 
 def _timesteps_frame(runs: list[Run]) -> pd.DataFrame:
-    types = dict.fromkeys(("step", "layer", "t", "lag"), np.int32)
+    types: dict[str, Any] = dict.fromkeys(("step", "layer", "t", "lag"), np.int32)
     types |= dict.fromkeys((name for run in runs for name in run.info["series"]), np.float32)
     counts = [int(run.lengths.sum()) * run.info["layers"] for run in runs]
     return _frame(types, runs, counts, lambda run: index_columns(run) | run.series)

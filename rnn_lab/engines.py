@@ -29,6 +29,10 @@ class Engine(Protocol):
         """Scalars (R,) and series through time (R, layers, T) of the last `gradients`; dearer where that was not told to measure."""
         ...
 
+    def contributions(self, lag: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Scalars (R,) and norms over pairs (t, k), of the last `measured`. See `probes.contributions`."""
+        ...
+
 
 class Reference:
     """bptt on the program as a whole. alpha: (R,), of Omega; None: off.  truncation: K of truncated BPTT; None: full."""
@@ -83,6 +87,10 @@ class Reference:
             scalars |= probes.truncation_scalars(self._full.flat, self.grads.flat)
         return scalars, timesteps
 
+    def contributions(self, lag: int) -> tuple[dict[str, Tensor], Tensor]:
+        norms, total = probes.contributions(self._x, self._theta, self._dE_do, self._net, self._buffers)
+        return probes.contribution_scalars(norms, total, self._full, lag), norms
+
 
 class Fused:
     """The Numba kernel, a run at a time, runs over all cores; what it does not measure, the reference does."""
@@ -109,6 +117,9 @@ class Fused:
     def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         self._reference.gradients(measure=True)
         return self._reference.measured()
+
+    def contributions(self, lag: int) -> tuple[dict[str, Tensor], Tensor]:
+        return self._reference.contributions(lag)
 
 
 def engine_for(config: Config, theta: Parameters, net: bptt.Net, batches: MiniBatches, alpha: Tensor | None) -> Engine:

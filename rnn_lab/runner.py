@@ -11,6 +11,7 @@ import numpy as np
 from rnn_lab import cells, kernels
 from rnn_lab.config import Config, cell_name, container, run_id, run_name
 from rnn_lab.probes import series_names
+from rnn_lab.probes.contributions import MARGINALS
 from rnn_lab.recording import Row, RunInfo, Sink
 from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.store import StoreSink
@@ -136,6 +137,13 @@ def _record(snapshot: Snapshot, recorders: list[Recorder]) -> None:
     for run in np.flatnonzero(snapshot.runs):
         scalars = {name: float(values[run]) for name, values in snapshot.scalars.items()}
         timesteps = {name: values[run][..., snapshot.late[run] :] for name, values in snapshot.timesteps.items()}
-        recorders[run].log(Row(snapshot.step, scalars, timesteps), bool(snapshot.diverged[run]))
+        pairs = None if snapshot.contributions is None else _own_pairs(snapshot.contributions[run], snapshot.late[run])
+        recorders[run].log(Row(snapshot.step, scalars, timesteps, pairs), bool(snapshot.diverged[run]))
         if snapshot.solved[run]:
             recorders[run].finish("completed")
+
+
+def _own_pairs(contributions: np.ndarray, late: int) -> np.ndarray:
+    """Without the columns of steps before the run's own first, and the rows of their losses where every step has one."""
+    rows, T = contributions.shape[-2:]
+    return contributions[..., late if rows == T + MARGINALS else 0 :, late:]

@@ -28,6 +28,7 @@ class Snapshot:
     scalars: (R,) float64 each.  timesteps: (R, layers, T) float32 each.  diverged: (R,), the runs that end here because their loss or
     gradient is not finite.  solved: (R,), those that end here because they have solved their task (training.stop_when_solved).
     late: (R,), how many of the T steps come before each run's own first and mean nothing.
+    contributions: (R, 3, layers, L + 3, T) float32, the lecture's double sum, where it is due (see `probes.contributions`).
     """
 
     step: int
@@ -37,6 +38,7 @@ class Snapshot:
     diverged: NDArray[np.bool_]
     solved: NDArray[np.bool_]
     late: NDArray[np.int64]
+    contributions: NDArray[np.float32] | None = None
 
 
 def train(configs: list[Config]) -> Iterator[Snapshot]:
@@ -89,11 +91,12 @@ class Training:
 
     def advance(self) -> Iterator[Snapshot]:
         """One mini-batch: yields what it measured, and then applies its update. Between two calls `state` may be taken."""
-        training, step = self.first.training, self.step
+        training, probe, step = self.first.training, self.first.probe, self.step
         last = step == training.updates
         evaluate = _due(self.first.eval.every, step) or (last and self.first.eval.every is not None)
-        smoothness = step > 0 and _due(self.first.probe.smoothness_every, step)
-        record = last or evaluate or smoothness or _due(training.log_every, step)
+        smoothness = step > 0 and _due(probe.smoothness_every, step)
+        contributions = _due(probe.contributions_every, step) or (last and probe.contributions_every is not None)
+        record = last or evaluate or smoothness or contributions or _due(training.log_every, step)
 
         self.batches.advance()
         loss, o = self.engine.gradients(measure=record)
@@ -114,16 +117,21 @@ class Training:
             }
             own, timesteps = self.engine.measured()
             scalars |= own | self._occasional(evaluate, smoothness)
+            pairs = None
+            if contributions:
+                lag = self.task.steps // 2 if probe.contributions_lag is None else probe.contributions_lag
+                shares, pairs = self.engine.contributions(lag)
+                scalars |= shares
             if evaluate and training.stop_when_solved:
                 solved = self.active & ~diverged & (scalars["eval/error"] < self.task.solved_below)
             ending = diverged | solved
             if _spectrum_due(step, self.first):
                 scalars |= self._spectrum()
             elif ending.any():  # a run's last row has it too, and changes nothing in its neighbours' rows
-                yield self._snapshot(ending, scalars | self._spectrum(), timesteps, diverged, solved)
+                yield self._snapshot(ending, scalars | self._spectrum(), timesteps, diverged, solved, pairs)
                 rows = rows & ~ending
             if rows.any():
-                yield self._snapshot(rows, scalars, timesteps, diverged & rows, solved & rows)
+                yield self._snapshot(rows, scalars, timesteps, diverged & rows, solved & rows, pairs)
             if record:
                 self.times_clipped, self.since = torch.zeros_like(self.times_clipped), 0
         self.active = self.active & ~diverged & ~solved
@@ -161,6 +169,7 @@ class Training:
         timesteps: dict[str, Tensor],
         diverged: Tensor,
         solved: Tensor,
+        contributions: Tensor | None,
     ) -> Snapshot:
         late = self.batches.late
         return Snapshot(
@@ -171,6 +180,7 @@ class Training:
             diverged.cpu().numpy(),
             solved.cpu().numpy(),
             np.zeros(len(runs), np.int64) if late is None else late.cpu().numpy(),
+            None if contributions is None else contributions.float().cpu().numpy(),
         )
 
     def state(self) -> list[dict[str, Any]]:

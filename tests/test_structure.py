@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # list. A package stands for all that is in it. A new module must be given its place here.
 LAYERS: list[set[str]] = [
     {"activations", "inits", "clipping", "optimizers", "losses", "scaled", "theory", "one_unit", "error_surface"},
-    {"parameters", "cells", "recurrence", "bptt", "regularizers", "kernels"},
+    {"parameters", "cells", "recurrence", "bptt", "double_sum", "regularizers", "kernels"},
     {"tasks", "probes"},
     {"config", "vectorize"},
     {"engines", "evaluation", "predictions"},

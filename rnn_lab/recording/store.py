@@ -3,6 +3,7 @@
     run.json        status, config, provenance; replaced atomically
     steps.jsonl     one line a row: step and scalars (Python's json: NaN, Infinity); "T" where the row's true length is not run.json's T
     timesteps.f32   one block a row: (series, layer, t) float32, little-endian; t = 1..T of the row
+    contributions/  <step>.npy: the lecture's double sum at a row that measured it, see probes.contributions; each replaced atomically
 
 A row's block is written before its line, both unbuffered: the line says that the row is whole. The writer holds a lock on the directory
 itself while it lives, so a run that says "running" and is not locked was killed.
@@ -11,6 +12,7 @@ itself while it lives, so a run that says "running" and is not locked was killed
 import fcntl
 import json
 import os
+import shutil
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +49,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replaces a file atomically."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(content, indent=1))
+    os.replace(temporary, path)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Replaces a .npy file atomically; its directory is made."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    with open(temporary, "wb") as file:
+        np.save(file, array)
     os.replace(temporary, path)
 
 
@@ -90,6 +101,7 @@ class StoreSink:
             "cpu_seconds": None,  # of the whole process: as `seconds`, shared by the runs of a program
             **describe,
         }
+        shutil.rmtree(info.directory / "contributions", ignore_errors=True)
         self._steps = open(info.directory / "steps.jsonl", "wb", buffering=0)  # noqa: SIM115
         self._timesteps = open(info.directory / "timesteps.f32", "wb", buffering=0)  # noqa: SIM115
         write_json(self._directory / "run.json", self._content)
@@ -99,6 +111,8 @@ class StoreSink:
         T = block.shape[-1]
         own_length = {} if T == self._T else {"T": T}
         self._timesteps.write(block.tobytes())
+        if row.contributions is not None:
+            write_array(self._directory / "contributions" / f"{row.step}.npy", row.contributions.astype("<f4"))
         self._steps.write((json.dumps({"step": row.step, **own_length, **row.scalars}) + "\n").encode())
 
     def finish(

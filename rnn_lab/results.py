@@ -102,7 +102,7 @@ def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> Res
 
 @dataclass(frozen=True)
 class Contributions:
-    """The lecture's double sum dE/dW = sum_t sum_{k <= t}, at one record of one run: log10 of Frobenius norms, per layer (the first is 1's).
+    """The lecture's double sum dE/dW = sum_t sum_{k <= t}, at one record of one run: log10 of Frobenius norms, per layer (layer 1 first).
 
     Each field holds an array for "W", "U" and "b". E_t is the batch mean, weighted as in the objective (1/L with task.reduction=mean).
     log10_norm  (layer, t, k): step k's summand of dE_t/dW, NaN for k > t; t = 1..T, or T alone where the last step has the only loss

@@ -154,7 +154,7 @@ def test_a_run_that_starts_late_is_the_shorter_run(cell, L):
             rows = found[run, "WUb".index(name), n]
             own = rows[wait if L > 1 else 0 :, wait:]
             np.testing.assert_allclose(own, expected_rows(S), rtol=1e-9, atol=1e-9)
-            assert not torch.isfinite(rows[: -3, :wait]).any()
+            assert not torch.isfinite(rows[:-3, :wait]).any()
             assert rows[-2, :wait].isneginf().all()
 
 
@@ -203,7 +203,13 @@ def test_one_step_alone():
 
 # -------------------- from the loop to the reader
 
-EVERY_STEP = {"task.name": "memorization", "task.length": 2, "task.positions": 2, "model.hidden": 4, "tracker.name": "none"}
+EVERY_STEP = {
+    "task.name": "memorization",
+    "task.length": 2,
+    "task.positions": 2,
+    "model.hidden": 4,
+    "tracker.name": "none",
+}
 EVERY_STEP |= {"training.updates": 5, "training.batch_size": 3, "training.log_every": 4, "training.dtype": "float64"}
 
 

@@ -21,9 +21,7 @@ def log10_summand_norms(delta: Scaled, *sources: Tensor) -> list[Tensor]:
 def log10_product_norms(D: Tensor, exponent: Tensor, *sources: Tensor) -> list[Tensor]:
     """The same from `aligned`'s two results. Sources may be one for several D."""
     gram = D @ D.transpose(-2, -1)
-    squares = (
-        (A @ A.transpose(-2, -1) * gram).sum((-2, -1)).clamp(min=0) for A in map(torch.Tensor.double, sources)
-    )
+    squares = ((A @ A.transpose(-2, -1) * gram).sum((-2, -1)).clamp(min=0) for A in map(torch.Tensor.double, sources))
     return [LOG10_2 * (0.5 * torch.log2(square) + exponent) for square in squares]
 
 

@@ -183,6 +183,20 @@ def test_contributions_are_of_any_size(w, late):
     assert found[2, 0, steps - 1].isneginf().all()
 
 
+def test_losses_of_very_different_size_are_summed():
+    """E_T 400 decades below the others: at every lag that the others have, the sums are theirs."""
+    theta, draw = random_parameters((), SIZES), torch.Generator().manual_seed(1)
+    x, dE_do = (torch.randn(T, B, size, generator=draw, dtype=torch.float64) for size in (SIZES[0], SIZES[2]))
+    net = bptt.Net(make("elman"), softmax_cross_entropy, T)
+    buffers = bptt.Buffers(theta, net.cell, T, B)
+    bptt.forward(theta, x, net, buffers)
+    small, none = dE_do * 1e100, dE_do * 1e100
+    small[-1], none[-1] = dE_do[-1] * 1e-300, 0
+    found, without = (probes.contributions(x, theta, each, net, buffers)[0] for each in (small, none))
+    torch.testing.assert_close(found[..., -2:, 1:], without[..., -2:, 1:], rtol=1e-12, atol=0)
+    assert (found[1:, 0, -2, 0] < -298).all()
+
+
 def test_one_step_alone():
     """T = 1: one pair. h_0 = 0, so W has no part in it."""
     theta, draw = random_parameters((), SIZES), torch.Generator().manual_seed(1)

@@ -204,25 +204,14 @@ def truncated_backward(
                 for block in carried[n]:
                     block.masked_fill_(k < late, 0)
             U, W, _ = (runs_first(t, 2) for t in theta.layers[n])
-            delta = _truncated_step(carried[n], W.transpose(1, 2), net.cell, buffers.traces[n], k)
+            found = recurrence.back_for_each(carried[n], W.transpose(1, 2), net.cell, buffers.traces[n], k)
+            for own, each in zip(buffers.traces[n].deltas[k], found, strict=True):
+                own.copy_(each.sum(1))
             if n > 0:
-                carried[n - 1][0].flatten(1, 2).add_(delta @ U.transpose(1, 2))
+                carried[n - 1][0].flatten(1, 2).add_(found[0].flatten(1, 2) @ U.transpose(1, 2))
     weight_gradients(theta, x, net, buffers, grads)
 
 
 def _slots(blocks: Blocks, slots: int) -> Blocks:
     """Zeros (runs, slots, rows, hidden) for each block (runs, rows, hidden)."""
     return tuple(block.new_zeros(len(block), slots, *block.shape[1:]) for block in blocks)
-
-
-def _truncated_step(carried: Blocks, WT: Tensor, cell: Cell, trace: Trace, k: int) -> Tensor:
-    """One step back for all slots, as rows. Fills the trace's delta and sent of step k with their sums; returns the slots' deltas."""
-    slots, at = carried[0].shape[1], trace.steps[k]
-    if slots > 1:
-        at = at.map(lambda x: x.repeat(1, slots, 1))
-    delta, sent = (own.new_empty(len(own), slots * own.shape[1], own.shape[2]) for own in trace.deltas[k])
-    d = tuple(block.flatten(1, 2) for block in carried)
-    cell.backward(d, at, WT, delta, sent, d)
-    for own, rows in zip(trace.deltas[k], (delta, sent if cell.sent else delta), strict=True):
-        own.copy_(rows.unflatten(1, (slots, -1)).sum(1))
-    return delta

@@ -167,6 +167,8 @@ class Eval:
 class Probe:
     spectrum_every: int | None = static(None, or_null(at_least(1)))
     smoothness_every: int | None = static(None, or_null(at_least(1)))
+    contributions_every: int | None = static(None, or_null(at_least(1)))
+    contributions_lag: int | None = static(None, or_null(at_least(0)))
     lyapunov_every: int | None = static(None, or_null(at_least(1)))
     memory_every: int | None = static(None, or_null(at_least(1)))
 
@@ -329,6 +331,8 @@ def _without_effect(config: Config) -> set[str]:
         "optimizer.beta2": config.optimizer.name != "adam",
         "optimizer.epsilon": config.optimizer.name not in ("rmsprop", "adam"),
         "probe.smoothness_every": config.probe.smoothness_every is None,
+        "probe.contributions_every": config.probe.contributions_every is None,
+        "probe.contributions_lag": config.probe.contributions_every is None or config.probe.contributions_lag is None,
         "probe.lyapunov_every": config.probe.lyapunov_every is None,
         "probe.memory_every": config.probe.memory_every is None,
         "training.truncation": config.training.truncation is None,

@@ -29,6 +29,10 @@ class Engine(Protocol):
         """Scalars (R,) and series through time (R, layers, T) of the last `gradients`; dearer where that was not told to measure."""
         ...
 
+    def contributions(self, lag: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Scalars (R,) and norms over pairs (t, k), of the last `measured`. See `probes.contributions`."""
+        ...
+
 
 class Reference:
     """bptt on the program as a whole. alpha: (R,), of Omega; None: off.  truncation: K of truncated BPTT; None: full."""
@@ -83,6 +87,10 @@ class Reference:
             scalars |= probes.truncation_scalars(self._full.flat, self.grads.flat)
         return scalars, timesteps
 
+    def contributions(self, lag: int) -> tuple[dict[str, Tensor], Tensor]:
+        norms, total = probes.contributions(self._x, self._theta, self._dE_do, self._net, self._buffers)
+        return probes.contribution_scalars(norms, total, self._full, lag), norms
+
 
 class Fused:
     """The Numba kernel, a run at a time, runs over all cores. alpha: (R,), of Omega; None: off."""
@@ -92,6 +100,7 @@ class Fused:
 
         self._program = Program(theta, net, batches.task.steps, batches.batch_size)
         self.grads, self._net, self._batches, self._measured = self._program.grads, net, batches, False
+        self._theta = theta
         self._alpha = None if alpha is None else alpha.double().numpy()
 
     def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
@@ -111,6 +120,11 @@ class Fused:
             self.gradients(measure=True)  # changes nothing but what is measured
         scalars, omega = {"dE_dh/slope": probes.slope(self._program.curve())}, self._program.omega()
         return scalars | ({} if omega is None else {"omega": omega}), self._program.timesteps()
+
+    def contributions(self, lag: int) -> tuple[dict[str, Tensor], Tensor]:
+        reference = Reference(self._theta, self._net, self._batches)  # costs little beside what it is to do
+        reference.gradients(measure=True)
+        return reference.contributions(lag)
 
 
 def engine_for(config: Config, theta: Parameters, net: bptt.Net, batches: MiniBatches, alpha: Tensor | None) -> Engine:

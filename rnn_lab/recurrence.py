@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rnn_lab.cells import Cell, Step
+from rnn_lab.cells import Blocks, Cell, Step
 from rnn_lab.parameters import Layer
 from rnn_lab.scaled import Scaled, add_, normalise_
 
@@ -132,6 +132,21 @@ def scaled_deltas(
         total,
         Scaled(sent, shared) if cell.sent else total,
     )
+
+
+def back_for_each(d: Blocks, WT: Tensor, cell: Cell, trace: Trace, t: int) -> tuple[Tensor, Tensor]:
+    """One step back for several losses side by side, as rows: delta and sent of 0-based step t, (runs, losses, batch, ...) each.
+
+    d: the adjoints dE/ds_t of every loss, (runs, losses, batch, hidden) a block, which dE/ds_{t-1} replaces.
+    """
+    losses, at = d[0].shape[1], trace.steps[t]
+    if losses > 1:
+        at = at.map(lambda x: x.repeat(1, losses, 1))
+    delta, sent = (own.new_empty(len(own), losses * own.shape[1], own.shape[2]) for own in trace.deltas[t])
+    rows = tuple(block.flatten(1, 2) for block in d)
+    cell.backward(rows, at, WT, delta, sent, rows)
+    delta, sent = (own.unflatten(1, (losses, -1)) for own in (delta, sent if cell.sent else delta))
+    return delta, sent
 
 
 def gradients(x: Tensor, W: Tensor, cell: Cell, trace: Trace, grad: Layer) -> None:

@@ -32,6 +32,8 @@ METRICS = (
     "W/rho",
     "W/sigma_max",
     "omega",
+    "contributions/long_term_share",
+    "contributions/residual",
     "truncation/bias",
     "truncation/cosine",
     "dE_dh/slope",
@@ -104,6 +106,41 @@ def select(rows: pd.DataFrame, where: str | Iterable[str], keys: Sequence[str] =
     """The rows of any table that meet these conditions. keys: which columns to name where a condition names none. Raises as `load`."""
     records: dict[int, Any] = dict(enumerate(rows.to_dict("records")))
     return rows.iloc[meeting(conditions(where), records, keys)]
+
+
+@dataclass(frozen=True)
+class Contributions:
+    """The lecture's double sum dE/dW = sum_t sum_{k <= t}, at one record of one run: log10 of Frobenius norms, per layer (layer 1 first).
+
+    Each field holds an array for "W", "U" and "b". E_t is the batch mean, weighted as in the objective (1/L with task.reduction=mean).
+    log10_norm  (layer, t, k): step k's summand of dE_t/dW, NaN for k > t; t = 1..T, or T alone where the last step has the only loss
+    by_k        (layer, k): of the sum over t
+    by_lag      (layer, lag): of the sum over the pairs of t - k = lag, lag = 0..T-1
+    beyond      (layer, lag): of the sum over the pairs of t - k >= lag; that of lag 0 is all of dE/dW
+    """
+
+    step: int
+    log10_norm: dict[str, np.ndarray]
+    by_k: dict[str, np.ndarray]
+    by_lag: dict[str, np.ndarray]
+    beyond: dict[str, np.ndarray]
+
+
+def contributions(path: str | os.PathLike[str], step: int | None = None) -> Contributions:
+    """What probe.contributions_every recorded in a run directory at `step`; None: its last record. Raises ResultsError."""
+    directory = Path(path, "contributions")
+    steps = sorted(int(file.stem) for file in directory.glob("*.npy") if file.stem.isdigit())
+    if not steps or (step is not None and step not in steps):
+        there = f"at step {step}; they are at {', '.join(map(str, steps))}" if steps else "(probe.contributions_every)"
+        raise ResultsError(f"{path}: no contributions {there}")
+    step = steps[-1] if step is None else step
+    arrays = dict(zip("WUb", np.load(directory / f"{step}.npy"), strict=True))
+    marginals = {"by_k": (-3, 1), "by_lag": (-2, -1), "beyond": (-1, -1)}  # row; lags stand from the largest to 0
+    fields = {
+        name: {parameter: a[:, row, ::order] for parameter, a in arrays.items()}
+        for name, (row, order) in marginals.items()
+    }
+    return Contributions(step, {parameter: a[:, :-3] for parameter, a in arrays.items()}, **fields)
 
 
 def provenance(runs: pd.DataFrame) -> dict[str, str]:

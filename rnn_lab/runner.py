@@ -16,6 +16,7 @@ import numpy as np
 from rnn_lab import checkpoints, interrupts, kernels
 from rnn_lab.checkpoints import Beginning
 from rnn_lab.config import Config, cell_name, container, run_id, run_name
+from rnn_lab.probes.contributions import MARGINALS
 from rnn_lab.recording import Row, RunInfo, wandb
 from rnn_lab.recording.journal import note_run
 from rnn_lab.recording.progress import Progress
@@ -213,6 +214,13 @@ def _record(snapshot: Snapshot, recorders: list[Recorder]) -> None:
     for run in np.flatnonzero(snapshot.runs):
         scalars = {name: float(values[run]) for name, values in snapshot.scalars.items()}
         timesteps = {name: values[run][..., snapshot.late[run] :] for name, values in snapshot.timesteps.items()}
-        recorders[run].log(Row(snapshot.step, scalars, timesteps), bool(snapshot.diverged[run]))
+        pairs = None if snapshot.contributions is None else _own_pairs(snapshot.contributions[run], snapshot.late[run])
+        recorders[run].log(Row(snapshot.step, scalars, timesteps, pairs), bool(snapshot.diverged[run]))
         if snapshot.solved[run]:
             recorders[run].finish("completed")
+
+
+def _own_pairs(contributions: np.ndarray, late: int) -> np.ndarray:
+    """Without the columns of steps before the run's own first, and the rows of their losses where every step has one."""
+    rows, T = contributions.shape[-2:]
+    return contributions[..., late if rows == T + MARGINALS else 0 :, late:]

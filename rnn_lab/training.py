@@ -34,6 +34,7 @@ class Snapshot:
     scalars: (R,) float64 each.  timesteps: (R, layers, T) float32 each.  diverged: (R,), the runs that end here because their loss or
     gradient is not finite.  solved: (R,), those that end here because they have solved their task (training.stop_when_solved).
     late: (R,), how many of the T steps come before each run's own first and mean nothing.
+    contributions: (R, 3, layers, L + 3, T) float32, the lecture's double sum, where it is due (see `probes.contributions`).
     """
 
     step: int
@@ -43,6 +44,7 @@ class Snapshot:
     diverged: NDArray[np.bool_]
     solved: NDArray[np.bool_]
     late: NDArray[np.int64]
+    contributions: NDArray[np.float32] | None = None
 
 
 def train(configs: list[Config]) -> Iterator[Snapshot]:
@@ -95,12 +97,12 @@ class Training:
 
     def advance(self) -> Iterator[Snapshot]:
         """One mini-batch: yields what it measured, and then applies its update. Between two calls `state` may be taken."""
-        training, step = self.first.training, self.step
+        training, probe, step = self.first.training, self.first.probe, self.step
         last = step == training.updates
         evaluate = _due(self.first.eval.every, step) or (last and self.first.eval.every is not None)
-        probe = self.first.probe
         smoothness = step > 0 and _due(probe.smoothness_every, step)
-        others = _due(probe.lyapunov_every, step) or _due(probe.memory_every, step)
+        contributions = _due(probe.contributions_every, step) or (last and probe.contributions_every is not None)
+        others = contributions or _due(probe.lyapunov_every, step) or _due(probe.memory_every, step)
         flossed = {}
         if flossing.due(self.first, step) and isinstance(self.net.cell, cells.Elman):
             flossed = flossing.floss(self.configs, step, self.task, self.theta, self.net.cell, self.active)
@@ -126,16 +128,20 @@ class Training:
             own, timesteps = self.engine.measured()
             scalars |= own | flossed | self._occasional(evaluate, smoothness) | self._exponents(last)
             timesteps |= self._memory(last)
+            pairs = None
+            if contributions:
+                shares, pairs = self._contributions()
+                scalars |= shares
             if evaluate and training.stop_when_solved:
                 solved = self.active & ~diverged & (scalars["eval/error"] < self.task.solved_below)
             ending = diverged | solved
             if _spectrum_due(step, self.first):
                 scalars |= self._spectrum()
             elif ending.any():  # a run's last row has it too, and changes nothing in its neighbours' rows
-                yield self._snapshot(ending, scalars | self._spectrum(), timesteps, diverged, solved)
+                yield self._snapshot(ending, scalars | self._spectrum(), timesteps, diverged, solved, pairs)
                 rows = rows & ~ending
             if rows.any():
-                yield self._snapshot(rows, scalars, timesteps, diverged & rows, solved & rows)
+                yield self._snapshot(rows, scalars, timesteps, diverged & rows, solved & rows, pairs)
             if record:
                 self.times_clipped, self.since = torch.zeros_like(self.times_clipped), 0
         self.active = self.active & ~diverged & ~solved
@@ -179,6 +185,10 @@ class Training:
             return {"memory/log10_gain": x.new_full((len(x), self.first.model.layers, self.task.steps), torch.nan)}
         return {"memory/log10_gain": probes.memory(self.theta, x, self.net, self.batches.late)}
 
+    def _contributions(self) -> tuple[dict[str, Tensor], Tensor]:
+        lag = self.first.probe.contributions_lag
+        return self.engine.contributions(self.task.steps // 2 if lag is None else lag)
+
     def _spectrum(self) -> dict[str, Tensor]:
         scalars = probes.spectrum(self.theta)
         return scalars | predictions.bound(self.configs, scalars["W/sigma_max"])
@@ -190,6 +200,7 @@ class Training:
         timesteps: dict[str, Tensor],
         diverged: Tensor,
         solved: Tensor,
+        contributions: Tensor | None,
     ) -> Snapshot:
         late = self.batches.late
         return Snapshot(
@@ -200,6 +211,7 @@ class Training:
             diverged.cpu().numpy(),
             solved.cpu().numpy(),
             np.zeros(len(runs), np.int64) if late is None else late.cpu().numpy(),
+            None if contributions is None else contributions.float().cpu().numpy(),
         )
 
     def state(self) -> list[dict[str, Any]]:

@@ -256,6 +256,8 @@ OTHER = {  # another legal value of each key, and what must stand beside it for 
     "training.kernel": "numba",
     "probe.spectrum_every": 7,
     "probe.smoothness_every": 7,
+    "probe.contributions_every": 7,
+    "probe.contributions_lag": (7, {"probe__contributions_every": 7}),
     "probe.lyapunov_every": 7,
     "probe.memory_every": 7,
 }
@@ -304,6 +306,7 @@ WITHOUT_EFFECT = {
     "init.input_scale": (2.0, {"init__input_std": 0.1}),
     "init.output_scale": (2.0, {"init__output_std": 0.1}),
     "eval.sequences": (7, {"eval__every": None}),
+    "probe.contributions_lag": (7, {"probe__contributions_every": None}),
 }
 
 
@@ -422,6 +425,8 @@ def test_programs_group_in_order_of_the_first_member_and_hold_max_runs():
         ("eval.every", 0, "null or"),
         ("eval.sequences", 0, ">= 1"),
         ("probe.spectrum_every", -5, "null or"),
+        ("probe.contributions_every", 0, "null or a whole number >= 1"),
+        ("probe.contributions_lag", -1, "null or a whole number >= 0"),
         ("tracker.name", "tensorboard", "wandb, none"),
         ("tracker.mode", "dryrun", "offline, online, disabled"),
         ("tracker.project", "a/b", "letters"),

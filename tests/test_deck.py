@@ -41,7 +41,8 @@ def engine(deck):
     buffers, grads = bptt.Buffers(theta, net.cell, 4, 1), theta.like()
     _, dE_do = bptt.objective(bptt.forward(theta, sequence, net, buffers), y, net)
     adjoints = bptt.scaled_backward(theta, sequence, dE_do, net, buffers, grads)
-    return sequence, buffers, grads, probes.summand_series(sequence, theta, net.cell, buffers, adjoints)
+    series = probes.summand_series(sequence, theta, net.cell, buffers, adjoints)
+    return sequence, buffers, grads, series, probes.contributions(sequence, theta, dE_do, net, buffers)[0]
 
 
 def dE_3_dh(deck) -> np.ndarray:
@@ -73,7 +74,7 @@ def test_dE_3_dV_is_the_outer_product(deck, engine):
 @pytest.mark.parametrize("k", range(4))
 def test_each_term_of_the_sum(deck, engine, k):
     *_, x, h, _ = deck
-    _, buffers, _, series = engine
+    _, buffers, _, series, pairs = engine
     delta = buffers.delta[0][k, 0].numpy()
     for name, source, ours in (
         ("dW/log10_norm", h[k - 1], buffers.h[0][k, 0].numpy()),
@@ -82,7 +83,9 @@ def test_each_term_of_the_sum(deck, engine, k):
         term = summand(deck, k, source)
         np.testing.assert_allclose(np.outer(delta, ours), term, rtol=1e-12, atol=1e-15)
         with np.errstate(divide="ignore"):
-            np.testing.assert_allclose(series[name][0, k], np.log10(np.linalg.norm(term)), rtol=1e-12)
+            norm = np.log10(np.linalg.norm(term))
+        np.testing.assert_allclose(series[name][0, k], norm, rtol=1e-12)
+        np.testing.assert_allclose(pairs["WU".index(name[1]), 0, 0, k], norm, rtol=1e-12)  # the row of E_3
 
 
 def test_the_first_step_adds_nothing_to_dW(engine):

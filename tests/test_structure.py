@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS: list[set[str]] = [
     {"activations", "inits", "clipping", "optimizers", "losses", "scaled", "theory", "one_unit", "error_surface"}
     | {"graded", "lyapunov"},
-    {"parameters", "cells", "recurrence", "bptt", "regularizers", "kernels", "jacobians"},
+    {"parameters", "cells", "recurrence", "bptt", "double_sum", "regularizers", "kernels", "jacobians"},
     {"tasks", "probes"},
     {"config", "vectorize"},
     {"engines", "evaluation", "predictions", "flossing"},

@@ -69,6 +69,6 @@ class Cell(ABC):
     def weight_summands(self, at: Step, sent: Scaled, W: Tensor) -> tuple[Tensor, Scaled]:
         """Two factors (*runs, T, n, hidden) and (*runs, T, n, gates hidden) of which step t's summand of dE/dW is first^T second.
 
-        `at`: all steps, (*runs, T, batch, ...) each, as is `sent`. Here n is the batch.
+        `at`: all steps, (*runs, T, batch, ...) each, as is `sent`; or one step, (*runs, 1, batch, ...), for T losses. Here n is the batch.
         """
         return at.before[0], sent

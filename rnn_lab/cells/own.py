@@ -48,12 +48,13 @@ class Own(Cell):
     def weight_summands(self, at: Step, sent: Scaled, W: Tensor) -> tuple[Tensor, Scaled]:
         """The identity, and the summands themselves: each step of each run is taken for a run with a W of its own. In float64."""
 
-        def as_runs(x: Tensor) -> Tensor:
-            return x.double().flatten(0, -3)
-
         mantissa, exponent = aligned(sent)
-        T, (hidden, columns) = mantissa.shape[-3], W.shape[-2:]
-        each_W = as_runs(W.unsqueeze(-3).expand(*W.shape[:-2], T, hidden, columns))
+
+        def as_runs(x: Tensor) -> Tensor:
+            return x.double().expand(*exponent.shape, *x.shape[-2:]).flatten(0, -3)
+
+        hidden, columns = W.shape[-2:]
+        each_W = as_runs(W.unsqueeze(-3))
         dW = torch.empty_like(each_W, memory_format=torch.contiguous_format)
         self.weight_gradient(at.map(as_runs), as_runs(mantissa), each_W, dW)
         eye = torch.eye(hidden, dtype=W.dtype, device=W.device).expand(*exponent.shape, hidden, hidden)

@@ -1,6 +1,7 @@
 """What is measured, one quantity a file. Probes read what an update computed anyway and change nothing."""
 
 from rnn_lab.probes.adjoints import log10_norms
+from rnn_lab.probes.contributions import contribution_scalars, contributions
 from rnn_lab.probes.gradient import gradient_scalars, truncation_scalars
 from rnn_lab.probes.lyapunov import lyapunov_scalars
 from rnn_lab.probes.memory import memory
@@ -12,6 +13,8 @@ from rnn_lab.probes.states import gate_saturation, h_norm, phi_prime_mean
 from rnn_lab.probes.summands import log10_summand_norms, summand_series
 
 __all__ = [
+    "contribution_scalars",
+    "contributions",
     "gate_saturation",
     "gradient_scalars",
     "h_norm",

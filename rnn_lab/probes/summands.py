@@ -15,11 +15,13 @@ def log10_summand_norms(delta: Scaled, *sources: Tensor) -> list[Tensor]:
     delta: (*runs, T, batch, hidden), the batch mean's 1/B included; sources (*runs, T, batch, in) -> (*runs, T) each, float64.
     ||A^T D||^2 = sum of (A A^T) * (D D^T): no (in, hidden) matrix for each step. An exact zero is -inf, as for W at t = 1, where h_0 = 0.
     """
-    D, exponent = aligned(delta)
+    return log10_product_norms(*aligned(delta), *sources)
+
+
+def log10_product_norms(D: Tensor, exponent: Tensor, *sources: Tensor) -> list[Tensor]:
+    """The same from `aligned`'s two results. Sources may be one for several D."""
     gram = D @ D.transpose(-2, -1)
-    squares = (
-        (A @ A.transpose(-2, -1)).mul_(gram).sum((-2, -1)).clamp(min=0) for A in map(torch.Tensor.double, sources)
-    )
+    squares = ((A @ A.transpose(-2, -1) * gram).sum((-2, -1)).clamp(min=0) for A in map(torch.Tensor.double, sources))
     return [LOG10_2 * (0.5 * torch.log2(square) + exponent) for square in squares]
 
 

@@ -13,6 +13,7 @@ class Row:
     step: int
     scalars: dict[str, float]  # contract names ("train/loss", "grad/norm", ...); only what was measured at this step
     timesteps: dict[str, np.ndarray]  # contract name ("dE_dh/log10_norm", ...) -> (layers, true length) float32
+    contributions: np.ndarray | None = None  # probes.contributions of this run, cut to the true length; where measured
 
 
 @dataclass(frozen=True)

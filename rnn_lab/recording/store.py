@@ -4,6 +4,7 @@
     steps.jsonl     one line a row: step and scalars (Python's json: NaN, Infinity); "T" where the row's true length is not run.json's T
     timesteps.f32   one block a row: (series, layer, t) float32, little-endian; t = 1..T of the row
     checkpoint.pt   where a run that was killed goes on; gone when the run has ended
+    contributions/  <step>.npy: the lecture's double sum at a row that measured it, see probes.contributions; each replaced atomically
 
 A row's block is written before its line, both unbuffered: the line says that the row is whole. The writer holds a lock on the directory
 itself while it lives, so a run that says "running" and is not locked was killed. A run that goes on keeps every row: those that it
@@ -14,6 +15,7 @@ import fcntl
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -69,6 +71,15 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replaces a file atomically."""
     temporary = path.with_name(f".{path.name}")  # the same one after a kill: nothing is left lying about
     temporary.write_text(json.dumps(content, indent=1))
+    os.replace(temporary, path)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Replaces a .npy file atomically; its directory is made."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f".{path.name}")
+    with open(temporary, "wb") as file:
+        np.save(file, array)
     os.replace(temporary, path)
 
 
@@ -152,6 +163,8 @@ class StoreSink:
         }
         try:
             rows = [] if since is None else whole_rows(info.directory, self._shape)
+            if since is None:
+                shutil.rmtree(info.directory / "contributions", ignore_errors=True)
             self._before = [row for row in rows if row.step < step]
             self._again = [row for row in rows if row.step >= step]  # will be measured again
             self._rows = len(self._before)
@@ -198,6 +211,8 @@ class StoreSink:
             self._timesteps.truncate(there.block_at)
             self._again = []
         self._timesteps.write(block.tobytes())
+        if row.contributions is not None:
+            write_array(self._directory / "contributions" / f"{row.step}.npy", row.contributions.astype("<f4"))
         self._steps.write(line)
 
     def progress(self) -> dict[str, Any]:

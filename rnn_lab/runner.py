@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from rnn_lab import cells, kernels
+from rnn_lab import kernels
 from rnn_lab.config import Config, cell_name, container, run_id, run_name
-from rnn_lab.probes import series_names
 from rnn_lab.recording import Row, RunInfo, Sink
 from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.store import StoreSink
 from rnn_lab.recording.wandb import WandbSink
-from rnn_lab.training import Snapshot, train
+from rnn_lab.training import Snapshot, timestep_series, train
 from rnn_lab.vectorize import make_task
 
 log = logging.getLogger("rnn_lab")
@@ -49,7 +48,7 @@ class Recorder:
         tags = [config.task.name, cell_name(config), config.clip.name]
         info = RunInfo(run_id(config), config.sweep, job.directory, container(config), run_name(config), tags)
         describe = {
-            "series": list(series_names(cells.kind(config.model.name))),
+            "series": list(timestep_series(config)),
             "layers": config.model.layers,
             "T": task.steps,
             "baseline": task.baseline_of(config.task.reduction)._asdict(),

@@ -18,8 +18,9 @@ from rnn_lab.bptt import Net
 from rnn_lab.cells import CELLS, Elman
 from rnn_lab.kernels import cells
 from rnn_lab.kernels.functions import PHI
-from rnn_lab.kernels.program import Data, Memory, PerRun, Results, new_memory, program, shape_of
-from rnn_lab.kernels.recursion import SERIES
+from rnn_lab.kernels.memory import Memory, new_memory, shape_of
+from rnn_lab.kernels.program import Data, PerRun, Results, program
+from rnn_lab.kernels.series import SERIES
 from rnn_lab.parameters import Parameters
 
 _UNGATED = (
@@ -51,7 +52,7 @@ class Program:
     threads: None is one a core (NUMBA_NUM_THREADS says otherwise). They are Python's, outside the interpreter for as long as they compute:
     nothing spins while the loop does other things, a thread that is held up holds up no other, and a process that forks later is safe, as
     under OpenMP it is not.
-    Memory: program.new_memory for each thread, however many runs.
+    Memory: memory.new_memory for each thread, however many runs.
     """
 
     def __init__(self, theta: Parameters, net: Net, T: int, batch: int, threads: int | None = None):

@@ -8,29 +8,14 @@ import zlib
 from typing import Any, NamedTuple
 
 import numba as nb
-import numpy as np
 from numpy.typing import NDArray
 
-from rnn_lab.kernels import cells, functions, heads, recursion, scaling, tiles, vectors
-from rnn_lab.kernels.cells import ELMAN, Cell
+from rnn_lab.kernels import cells, functions, heads, memory, recursion, scaling, series, tiles, vectors
 from rnn_lab.kernels.functions import JIT
-from rnn_lab.kernels.recursion import OPENNESS, H
-from rnn_lab.kernels.tiles import PAD, ROWS, number, pointer
+from rnn_lab.kernels.memory import pointers
+from rnn_lab.kernels.series import OPENNESS, H, nothing_before, state_series
+from rnn_lab.kernels.tiles import number, pointer
 from rnn_lab.kernels.vectors import add, copy, fill, inner, padded, unpadded
-
-
-class Shape(NamedTuple):
-    """Of a program. L: steps that carry a loss.  width, wide: hidden and outputs, padded."""
-
-    layers: int
-    T: int
-    L: int
-    batch: int
-    inputs: int
-    hidden: int
-    outputs: int
-    width: int
-    wide: int
 
 
 class Data(NamedTuple):
@@ -63,42 +48,6 @@ class Results(NamedTuple):
     omega: NDArray
 
 
-class Memory(NamedTuple):
-    """One thread's, whatever runs it computes. Arrays here, pointers in the kernels. Padding is 0 wherever it is read."""
-
-    h: Any  # (layers, T + 1, batch, width)
-    c: Any  # the same, or empty
-    gates: Any  # (layers, T + 1, batch, blocks width); Elman: h
-    delta: Any  # gated cells: gates; else a block of steps, (steps, batch, width)
-    given: Any  # (L or T, batch, width), immediate_t
-    U: Any  # (inputs or hidden, gates width)
-    bias: Any  # (gates width,)
-    W: Any  # (hidden, gates width)
-    WT: Any  # (gates hidden, width)
-    UT: Any  # the same, of layers above the first
-    dU: Any  # as U, bias, W: sums on their way
-    db: Any
-    dW: Any
-    S: Any  # as dU or dW: one step's summand
-    omega_W: Any  # (hidden, width)
-    V: Any  # (hidden, wide)
-    VT: Any  # (outputs, width)
-    dV: Any  # as V
-    o: Any  # (L, batch, wide)
-    dE_do: Any  # (L, batch, wide)
-    d: Any  # (2, batch, width), dE/dh_t and dE/dc_t of one step
-    step: Any  # (steps, batch, blocks width), a copy of a block of steps
-    left: Any  # (batch, width or inputs)
-    exponents: Any  # (steps, batch), of a block of steps
-    given_e: Any  # (T, batch)
-    e: Any  # (batch,)
-    k: Any  # (2, batch)
-    k_delta: Any  # (batch,)
-    s: Any  # (2, batch)
-    s_delta: Any  # (batch,)
-    sums: Any  # (2,), Omega's
-
-
 class Inputs(NamedTuple):
     """Of one layer: symbols, or numbers x whose rows (t, example) begin `stride` entries apart; `size` of them each."""
 
@@ -107,73 +56,6 @@ class Inputs(NamedTuple):
     x: Any
     stride: Any
     size: Any
-
-
-def shape_of(layers: int, T: int, L: int, batch: int, inputs: int, hidden: int, outputs: int) -> Shape:
-    return Shape(layers, T, L, batch, inputs, hidden, outputs, -(-hidden // PAD) * PAD, -(-outputs // PAD) * PAD)
-
-
-def new_memory(cell: Cell, shape: Shape, dtype: np.dtype) -> Memory:
-    """layers T B H numbers for an Elman net, 2 layers T B H leaky, 6 and 5 layers T B H for LSTM and GRU, H padded; L B H more, or
-    T B H if there are several layers.
-    """
-    layers, T, L, batch, inputs, hidden, outputs, width, wide = shape
-    N, row, rows = cell.gates * width, cell.blocks * width, -(-hidden // ROWS) * ROWS
-    sequence, block = (layers, T + 1, batch), recursion.steps_in_cache.py_func(cell, batch) * batch
-
-    def zeros(*sizes: int) -> NDArray:
-        return np.zeros(sizes, dtype)
-
-    def integers(*sizes: int) -> NDArray:
-        return np.zeros(sizes, np.int64)
-
-    h = zeros(*sequence, width)
-    gates = h if cell.kind == ELMAN else zeros(*sequence, row)
-    return Memory(
-        h=h.ravel(),
-        c=zeros(*sequence, width if cell.states > 1 else 0).ravel(),
-        gates=gates.ravel(),
-        delta=gates.ravel() if cell.blocks > 1 else zeros(block * row),
-        given=zeros((T if layers > 1 else L) * batch * width),
-        U=zeros(max(inputs, rows) * N),
-        bias=zeros(N),
-        W=zeros(hidden * N),
-        WT=zeros(cell.gates * hidden * width),
-        UT=zeros(cell.gates * hidden * width),
-        dU=zeros(max(inputs, rows) * N),
-        db=zeros(N),
-        dW=zeros(rows * N),
-        S=zeros(max(inputs, rows) * N),
-        omega_W=zeros(rows * width),
-        V=zeros(hidden * wide),
-        VT=zeros(outputs * width),
-        dV=zeros(hidden * wide),
-        o=zeros(L * batch * wide),
-        dE_do=zeros(L * batch * wide),
-        d=zeros(2 * batch * width),
-        step=zeros(block * row),
-        left=zeros(batch * max(width, inputs)),
-        exponents=integers(block),
-        given_e=integers(T * batch),
-        e=integers(batch),
-        k=integers(2 * batch),
-        k_delta=integers(batch),
-        s=np.zeros(2 * batch),
-        s_delta=np.zeros(batch),
-        sums=np.zeros(2),
-    )
-
-
-@inner
-def pointers(m):
-    return Memory(
-        pointer(m.h, 0), pointer(m.c, 0), pointer(m.gates, 0), pointer(m.delta, 0), pointer(m.given, 0),
-        pointer(m.U, 0), pointer(m.bias, 0), pointer(m.W, 0), pointer(m.WT, 0), pointer(m.UT, 0),
-        pointer(m.dU, 0), pointer(m.db, 0), pointer(m.dW, 0), pointer(m.S, 0), pointer(m.omega_W, 0),
-        pointer(m.V, 0), pointer(m.VT, 0), pointer(m.dV, 0), pointer(m.o, 0), pointer(m.dE_do, 0), pointer(m.d, 0),
-        pointer(m.step, 0), pointer(m.left, 0), pointer(m.exponents, 0), pointer(m.given_e, 0), pointer(m.e, 0),
-        pointer(m.k, 0), pointer(m.k_delta, 0), pointer(m.s, 0), pointer(m.s_delta, 0), pointer(m.sums, 0),
-    )  # fmt: skip
 
 
 @inner
@@ -215,10 +97,8 @@ def backward(cell, phi, leak, late, shape, theta, grad, at, layer, inputs, m, me
     if layer > 0:
         padded(pointer(theta, at[3 * layer]), hidden, hidden, cell.gates, cell.shift, True, m.UT, width)
     if measure:
-        recursion.state_series(
-            cell, phi, late, shape, gates, h, pointer(own, H * place), pointer(own, OPENNESS * place)
-        )
-        recursion.nothing_before(late, own, place, curve)
+        state_series(cell, phi, late, shape, gates, h, pointer(own, H * place), pointer(own, OPENNESS * place))
+        nothing_before(late, own, place, curve)
     omega = 0.0
     for alone in range(1 if above else 0, -1, -1):  # E_T's curve first: the other sweep uses up its memory
         omega = recursion.adjoints(
@@ -275,12 +155,12 @@ def run(cell, phi, leak, late, weight, alpha, shape, theta, grad, at, data, meas
 
 def _program(sources: int):
     @nb.njit(cache=True, nogil=True, **JIT)
-    def program(start, stop, cell, phi, shape, theta, grads, at, k, data, per_run, measure, memory, results):
+    def program(start, stop, cell, phi, shape, theta, grads, at, k, data, per_run, measure, work, results):
         """Runs start..stop of a program, one after another, on mini-batch k of their blocks. Several threads may do this at once, each
-        with memory of its own. theta, grads (R, P); at: where U W b ... V c begin.
+        with memory (`work`) of its own. theta, grads (R, P); at: where U W b ... V c begin.
         """
         _ = sources  # a closure's variables are part of its cache's key
-        one_hot, classes, m = data.symbols.size > 0, data.labels.size > 0, pointers(memory)
+        one_hot, classes, m = data.symbols.size > 0, data.labels.size > 0, pointers(work)
         for r in range(start, stop):
             of_run = (
                 pointer(data.symbols[r, k], 0), one_hot, pointer(data.numbers[r, k], 0),
@@ -296,5 +176,5 @@ def _program(sources: int):
 
 
 # Numba looks at this file alone to see whether what it has cached is out of date.
-SOURCES = (cells, functions, heads, recursion, scaling, tiles, vectors)
+SOURCES = (cells, functions, heads, memory, recursion, scaling, series, tiles, vectors)
 program = _program(zlib.crc32("".join(map(inspect.getsource, SOURCES)).encode()))

@@ -45,6 +45,13 @@ def add(v, to, size):
         to[j] += v[j]
 
 
+@inner
+def add_by_symbol(shape, inputs, t, rows, delta, row, N, total):
+    """total[symbol] += delta of every example that reads this symbol, `rows` of them from step t on."""
+    for m in range(rows):
+        add(pointer(delta, m * row), pointer(total, inputs.symbols[(t - 1) * shape.batch + m] * N), N)
+
+
 @in_any_order
 def sum_of_squares(v, size):
     total = 0.0

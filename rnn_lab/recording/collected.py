@@ -103,9 +103,9 @@ def _write(steps: Path, timesteps: Path, infos: dict[Path, dict[str, Any]], stam
         "write_statistics": list(index),
     }
     # The series are noise to a compressor: it would save a tenth of the bytes.
-    compression = {name: "zstd" if name in index else "none" for name in schema.names}
+    packed: dict[str, Any] = {"compression": {name: "zstd" if name in index else "none" for name in schema.names}}
     runs, entries = [], {}
-    with parquet.ParquetWriter(timesteps, schema, compression=compression, **options) as writer:
+    with parquet.ParquetWriter(timesteps, schema, **packed, **options) as writer:
         for group in _groups(infos):
             writer.write_table(_table(schema, map(_through_time, group.values()), np.float32("nan")))
             for name, run in group.items():

@@ -90,7 +90,13 @@ def without_runs(
 def of_runs(name: str, about: str | None) -> Parser:
     """A command line with RUNS... and --where."""
     parser = _parser(name, about)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="run and sweep directories")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUNS",
+        help="run and sweep directories, folders of .wandb files, wandb:ENTITY/PROJECT",
+    )
     about_where = "only such runs: clip.name=none, or an expression: \"model.activation == 'tanh' and init.scale > 1\""
     parser.add_argument("--where", action="append", default=[], metavar="CONDITION", help=about_where)
     return parser
@@ -110,8 +116,8 @@ def load(parser: Parser, paths: Sequence[Path], conditions: Sequence[str]) -> re
 
 
 def sweeps(paths: Sequence[Path]) -> list[Path]:
-    """Those of the paths that are no single runs."""
-    return [path for path in paths if not (path / "run.json").exists()]
+    """Those of the paths that are directories of more than a run."""
+    return [path for path in paths if path.is_dir() and not (path / "run.json").exists()]
 
 
 def status(parser: Parser, write: Callable[[], list[Path]]) -> int:

@@ -1,5 +1,6 @@
 """The look of all figures, and how they are saved."""
 
+import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,7 +165,8 @@ def save(fig: Figure, frame: pd.DataFrame, out_dir: Path, name: str, provenance:
     """Writes <name>.pdf, .png and .csv (the numbers drawn) and returns their paths.
 
     The same numbers give the same bytes: no date is written. Where they came from is in the metadata of the pdf and
-    the png; the csv has no comment lines, so that every reader reads it, and carries the ids of its runs as a column.
+    the png; the csv has no comment lines, so that every reader reads it: it carries the ids of its runs as a column, and all else
+    stands beside it in <name>.csv-metadata.json, where the W3C's "CSV on the Web" looks for it.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
     paths = [out_dir / f"{name}.{kind}" for kind in ("pdf", "png", "csv")]
@@ -176,5 +178,7 @@ def save(fig: Figure, frame: pd.DataFrame, out_dir: Path, name: str, provenance:
     fig.savefig(paths[0], metadata=pdf)
     fig.savefig(paths[1], metadata={"Title": name} | {f"rnn_lab {key}": value for key, value in origin.items()})
     frame.to_csv(paths[2], index=False)
+    about = json.dumps({"url": paths[2].name} | origin, indent=1)
+    paths[2].with_name(f"{paths[2].name}-metadata.json").write_text(about + "\n", encoding="utf-8")
     plt.close(fig)
     return paths

@@ -22,7 +22,7 @@ import numpy as np
 
 from rnn_lab.recording.runs import ResultsError
 
-Row = Mapping[str, Any]  # column of `.runs` -> value
+Row = Mapping[Any, Any]  # column of `.runs` -> value
 Name = TypeVar("Name", bound=Hashable)
 
 CONSTANTS = {"true": True, "false": False, "null": None}

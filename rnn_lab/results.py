@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from rnn_lab.conditions import conditions, meeting
 from rnn_lab.conditions import text as text  # how a cell is shown: analysis reads nothing but this module
 from rnn_lab.recording.collected import index_columns, read_collected
 from rnn_lab.recording.runs import ResultsError, Run, read_info, read_run
+from rnn_lab.recording.wandb.files import wandb_files
 
+WANDB = "wandb:"  # begins the address of a project at a server
 # The metric columns of .steps. They are always there; what was not measured is NaN.
 METRICS = (
     "train/loss",
@@ -64,7 +67,8 @@ class Results:
 
 
 def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], where: str | Iterable[str] = ()) -> Results:
-    """Everything recorded under `path`: a run directory, a sweep directory, or a list of such.
+    """Everything recorded under `path`: a run directory, a sweep directory, "wandb:ENTITY/PROJECT", a folder of .wandb files where there
+    are no runs of our own store, or a list of such.
 
     where: only the runs that meet this condition, or all of these (see `rnn_lab.conditions`); the records of others are not read, but
     where a condition asks for the last value of a metric. A run appears once, however often it is named. Two directories of one
@@ -77,28 +81,24 @@ def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], where:
     if not paths:
         raise ResultsError("no runs given: expected run or sweep directories")
     asked = conditions(where)
-    given = {directory.resolve(): directory for path in paths for directory in _run_directories(Path(path))}
-    infos = {directory: read_info(path) for directory, path in given.items()}
-    heads = {directory: _head(info) for directory, info in infos.items()}
-    tails = {directory: _tail(given[directory], info) for directory, info in infos.items()}
-    leaves = tuple(dict.fromkeys(key for info in infos.values() for key in _leaves(info["config"])))
+    sources = {key: source for path in paths for key, source in _sources(path).items()}
+    infos = {key: source.info for key, source in sources.items()}
+    heads = {key: _head(info) for key, info in infos.items()}
+    tails = {key: _tail(sources[key].name, info) for key, info in infos.items()}
+    leaves = tuple(dict.fromkeys(leaf for info in infos.values() for leaf in _leaves(info["config"])))
 
-    rows: dict[Path, dict[str, Any]] = {directory: heads[directory] | tails[directory] for directory in infos}
+    rows: dict[Any, dict[str, Any]] = {key: heads[key] | tails[key] for key in infos}
     known = set().union(*rows.values())
     early, late = ([c for c in asked if (c.keys <= known) is first] for first in (True, False))
-    runs = _unique(_read({directory: infos[directory] for directory in meeting(early, rows, leaves)}), given)
+    runs = _unique(_read({key: sources[key] for key in meeting(early, rows, leaves)}), sources)
     if late:
         summaries: dict[Any, Any] = _last(_steps_frame(list(runs.values()))).to_dict("index")
         nothing = dict.fromkeys(METRICS)
-        rows = {
-            directory: rows[directory] | summaries.get(run.info["run_id"], nothing) for directory, run in runs.items()
-        }
-        runs = {directory: runs[directory] for directory in meeting(late, rows, leaves)}
+        rows = {key: rows[key] | summaries.get(run.info["run_id"], nothing) for key, run in runs.items()}
+        runs = {key: runs[key] for key in meeting(late, rows, leaves)}
     steps = _steps_frame(list(runs.values()))
-    about = _runs_frame(
-        [heads[directory] for directory in runs], _last(steps), [tails[directory] for directory in runs]
-    )
-    config = tuple(key for key in leaves if key in about)
+    about = _runs_frame([heads[key] for key in runs], _last(steps), [tails[key] for key in runs])
+    config = tuple(leaf for leaf in leaves if leaf in about)
     return Results(about, steps, _timesteps_frame(list(runs.values())), config)
 
 
@@ -187,31 +187,63 @@ def _run_directories(path: Path) -> list[Path]:
     return found
 
 
-def _read(infos: Mapping[Path, dict[str, Any]]) -> dict[Path, Run]:
-    """The runs of these (resolved) directories; those of a sweep from its Parquet files as far as these are up to date."""
+@dataclass(frozen=True)
+class _Source:
+    """Where a run is recorded. name: as the user told it.  sweep: the directory of the sweep; None for what wandb has."""
+
+    name: str
+    info: dict[str, Any]
+    read: Callable[[], Run]
+    sweep: Path | None = None
+
+
+def _sources(given: str | os.PathLike[str]) -> dict[Path, _Source]:
+    """What is recorded there, by resolved directory or file; by address what is at a wandb server."""
+    name = os.fspath(given)
+    if name.startswith(WANDB) or _is_of_wandb(Path(name)):
+        from rnn_lab.recording.wandb.reader import recorded
+
+        found = {where: _Source(where, run.info, run.run) for where, run in recorded(name).items()}
+        return {Path(where) if name.startswith(WANDB) else Path(where).resolve(): run for where, run in found.items()}
+    own = {directory: read_info(directory) for directory in _run_directories(Path(name))}
+    return {
+        directory.resolve(): _Source(
+            str(directory), info, partial(read_run, directory, info), directory.resolve().parent
+        )
+        for directory, info in own.items()
+    }
+
+
+def _is_of_wandb(folder: Path) -> bool:
+    """Whether wandb's files are all there is."""
+    ours = (folder / "run.json").is_file() or any(folder.glob("[!.]*/run.json"))
+    return not ours and any(wandb_files(folder))
+
+
+def _read(sources: Mapping[Path, _Source]) -> dict[Path, Run]:
+    """The runs; those of a sweep from its Parquet files as far as these are up to date."""
     sweeps: dict[Path, dict[Path, dict[str, Any]]] = {}
-    for directory, info in infos.items():
-        sweeps.setdefault(directory.parent, {})[directory] = info
+    for directory, source in sources.items():
+        if source.sweep:
+            sweeps.setdefault(source.sweep, {})[directory] = source.info
     collected: dict[Path, Run] = {}
     for sweep, own in sweeps.items():
         if len(own) > 1:  # one run is read as fast from its own files
             collected |= read_collected(sweep, own)
-    return {directory: collected.get(directory) or read_run(directory, info) for directory, info in infos.items()}
+    return {key: collected.get(key) or source.read() for key, source in sources.items()}
 
 
-def _unique(runs: Mapping[Path, Run], given: Mapping[Path, Path]) -> dict[Path, Run]:
-    """Each run once; given: the directories' names as the user told them."""
+def _unique(runs: Mapping[Path, Run], sources: Mapping[Path, _Source]) -> dict[Path, Run]:
+    """Each run once."""
     chosen: dict[str, Path] = {}
-    for directory, run in runs.items():
-        twin = chosen.setdefault(run.info["run_id"], directory)
-        if twin != directory:
-            best = max(twin, directory, key=lambda d: len(runs[d].scalars["step"]))
-            warnings.warn(
-                f"run {run.info['run_id']} is in {given[twin]} and in {given[directory]}: using {given[best]}",
-                stacklevel=3,
-            )
+    for key, run in runs.items():
+        twin = chosen.setdefault(run.info["run_id"], key)
+        if twin != key:
+            best = max(twin, key, key=lambda k: len(runs[k].scalars["step"]))
+            names = f"{sources[twin].name} and in {sources[key].name}: using {sources[best].name}"
+            warnings.warn(f"run {run.info['run_id']} is in {names}", stacklevel=3)
             chosen[run.info["run_id"]] = best
-    return {directory: runs[directory] for directory in chosen.values()}
+    return {key: runs[key] for key in chosen.values()}
 
 
 # ------------------------------------------------------------------------------------------------------ building frames
@@ -232,10 +264,10 @@ def _head(info: dict[str, Any]) -> dict[str, Any]:
     return {key: info.get(key) for key in ("run_id", "sweep", "status", "diverged_at")} | _leaves(info["config"])
 
 
-def _tail(path: Path, info: dict[str, Any]) -> dict[str, Any]:
+def _tail(path: str, info: dict[str, Any]) -> dict[str, Any]:
     return (
         {f"baseline/{key}": value for key, value in (info.get("baseline") or {}).items()}
-        | {"T": info["T"], "layers": info["layers"], "path": str(path)}
+        | {"T": info["T"], "layers": info["layers"], "path": path}
         | {key: info.get(key) for key in ("name", "command", "error", "started", "finished")}
         | {key: info.get(key) for key in ("seconds", "cpu_seconds", "program_runs")}
         | _leaves({key: info.get(key) or {} for key in ("git", "versions")})

@@ -329,7 +329,7 @@ def test_the_same_runs_give_the_same_bytes(sweep, drawn, tmp_path, capsys):
         assert (
             module.cli.main(name, module.table, module.draw, module.options, [str(sweep), "--out", str(tmp_path)]) == 0
         )
-        for kind in ("pdf", "png", "csv"):
+        for kind in ("pdf", "png", "csv", "csv-metadata.json"):
             assert (tmp_path / f"{name}.{kind}").read_bytes() == (drawn / f"{name}.{kind}").read_bytes(), (name, kind)
     assert capsys.readouterr().err == ""
 
@@ -347,6 +347,9 @@ def test_files_carry_their_runs_and_no_date(drawn):
         assert ids[:21].encode() in pdf
         assert b"/FontFile2" in pdf  # TrueType
         assert "run_ids" in pd.read_csv(drawn / f"{name}.csv")
+        about = json.loads((drawn / f"{name}.csv-metadata.json").read_text())
+        assert about.pop("url") == f"{name}.csv"
+        assert about == {key.removeprefix("rnn_lab "): text for key, text in info.items() if key.startswith("rnn_lab ")}
 
 
 def test_a_figure_is_a_function_of_its_csv(drawn, tmp_path):
@@ -371,6 +374,12 @@ def test_files_go_to_the_first_sweep_given(sweep, tmp_path, monkeypatch, capsys)
         (["nowhere"], "nowhere: no such directory"),
         ([".", "--where", "clip.name=value"], "clip.name is none"),
         ([".", "--where", "clip=none"], "no key 'clip'"),
+        (
+            [".", "--where", "model.activation == 'gelu' and seed > 0"],
+            "where model.activation == 'gelu' and seed > 0: no such",
+        ),
+        ([".", "--where", "open('x', 'w')"], "is not understood"),
+        (["wandb:lab"], "expected wandb:ENTITY/PROJECT"),
         ([".", "--step", "7"], "no run has a record at step 7"),
         ([".", "--step", "soon"], "soon"),
         ([".", "--quantity", "gradient"], "gradient"),

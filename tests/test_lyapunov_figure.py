@@ -134,7 +134,8 @@ def test_the_figure_draws_what_was_measured_and_what_theory_says(spectra, tmp_pa
     monkeypatch.setitem(lyapunov.style.RC, "savefig.dpi", 50)
     arguments = [str(spectra), "--at", "3", "--out", str(tmp_path)]
     assert lyapunov.cli.main("lyapunov", lyapunov.table, lyapunov.draw, lyapunov.options, arguments, lyapunov.read) == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["lyapunov.csv", "lyapunov.pdf", "lyapunov.png"]
+    kinds = ["csv", "csv-metadata.json", "pdf", "png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"lyapunov.{kind}" for kind in kinds]
     table = pd.read_csv(tmp_path / "lyapunov.csv")
     raw = pd.read_csv(spectra / "spectra.csv")
     first = table[(table["kind"] == "first") & (table["drive"] == "driven") & (table["g"] == 3)].iloc[0]

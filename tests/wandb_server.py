@@ -69,28 +69,30 @@ class Server:
     def environment(self) -> dict[str, str]:
         return {"WANDB_BASE_URL": self.url, "WANDB_API_KEY": KEY, "WANDB_ERROR_REPORTING": "false"}
 
-    def events(self) -> list[dict[str, Any]]:
-        log = self.folder / "log.jsonl"
-        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-
     def runs(self) -> dict[str, ServerRun]:
         """By wandb id."""
-        found: dict[str, ServerRun] = {}
-        for event in self.events():
-            run = found.setdefault(event["run"], ServerRun())
-            if "bucket" in event:
-                run.bucket |= {key: value for key, value in event["bucket"].items() if value is not None}
-            for name, sent in event.get("stream", {}).get("files", {}).items():
-                lines = [json.loads(line) for line in sent["content"]]
-                if name == "wandb-history.jsonl":
-                    run.rows |= dict(enumerate(lines, start=sent["offset"]))
-                elif name == "wandb-summary.json" and lines:
-                    run.summary = lines[-1]
-            if event.get("stream", {}).get("complete"):
-                run.exit_code = event["stream"]["exitcode"]
-            if "file" in event:
-                run.files[event["file"]] = Path(event["path"])
-        return found
+        return runs_told(self.folder)
+
+
+def runs_told(folder: Path) -> dict[str, ServerRun]:
+    """What the server in this folder was told of each run, by wandb id."""
+    log = folder / "log.jsonl"
+    found: dict[str, ServerRun] = {}
+    for event in map(json.loads, log.read_text().splitlines() if log.exists() else ()):
+        run = found.setdefault(event["run"], ServerRun())
+        if "bucket" in event:
+            run.bucket |= {key: value for key, value in event["bucket"].items() if value is not None}
+        for name, sent in event.get("stream", {}).get("files", {}).items():
+            lines = [json.loads(line) for line in sent["content"]]
+            if name == "wandb-history.jsonl":
+                run.rows |= dict(enumerate(lines, start=sent["offset"]))
+            elif name == "wandb-summary.json" and lines:
+                run.summary = lines[-1]
+        if event.get("stream", {}).get("complete"):
+            run.exit_code = event["stream"]["exitcode"]
+        if "file" in event:
+            run.files[event["file"]] = Path(event["path"])
+    return found
 
 
 class Backend(ThreadingHTTPServer):
@@ -144,7 +146,91 @@ class Backend(ThreadingHTTPServer):
             return {"data": {"model": None}}
         if operation == "RunStoppedStatus":
             return {"data": {"project": {"run": {"stopped": False}}}}
+        if operation in QUERIES:
+            return {"data": QUERIES[operation](self, v)}
         return {"data": {}, "errors": [{"message": f"{operation} is unknown here"}]}
+
+
+# What wandb's public API asks, to read back what was told.
+
+
+def default_entity(server: Backend, v: dict[str, Any]) -> dict[str, Any]:
+    return {"viewer": {"id": "u", "entity": "lab"}}
+
+
+def all_runs(server: Backend, v: dict[str, Any]) -> dict[str, Any]:
+    nodes = []
+    for name, run in runs_told(server.folder).items():
+        if run.bucket.get("project") != v["project"]:
+            continue
+        state = {None: "running", 0: "finished"}.get(run.exit_code, "failed")
+        node = {
+            "id": f"id-{name}",
+            "name": name,
+            "displayName": run.bucket.get("displayName"),
+            "state": state,
+            "projectId": "1",
+        }
+        node |= {
+            "config": run.bucket.get("config"),
+            "summaryMetrics": json.dumps(run.summary),
+            "tags": [],
+            "user": {"name": "lab", "username": "lab"},
+        }
+        nodes.append(
+            node | {"historyLineCount": len(run.rows), "historyKeys": None, "group": run.bucket.get("groupName")}
+        )
+    edges = [{"node": node, "cursor": node["id"]} for node in nodes]
+    page = {"endCursor": None, "hasNextPage": False}
+    return {
+        "project": {
+            "internalId": "1",
+            "runCount": len(nodes),
+            "readOnly": False,
+            "runs": {"edges": edges, "pageInfo": page},
+        }
+    }
+
+
+def history_keys(server: Backend, v: dict[str, Any]) -> dict[str, Any]:
+    history = runs_told(server.folder)[v["name"]].history
+    return {"project": {"run": {"historyKeys": {"lastStep": history[-1]["_step"] if history else -1}}}}
+
+
+def parquet_history(server: Backend, v: dict[str, Any]) -> dict[str, Any]:
+    """Nothing has been exported yet: all rows are live."""
+    return {"project": {"run": {"parquetHistory": {"parquetUrls": [], "liveData": []}}}}
+
+
+def history_page(server: Backend, v: dict[str, Any]) -> dict[str, Any]:
+    with open(server.folder / "asked.txt", "a") as asked:
+        asked.write(f"{v['run']}\n")
+    rows = runs_told(server.folder)[v["run"]].history
+    return {
+        "project": {
+            "run": {"history": [json.dumps(row) for row in rows if v["minStep"] <= row["_step"] < v["maxStep"]]}
+        }
+    }
+
+
+def run_files(server: Backend, v: dict[str, Any]) -> dict[str, Any]:
+    name, told = v["name"], runs_told(server.folder)[v["name"]].files
+    wanted = [file for file in told if not v.get("fileNames") or file in v["fileNames"]]
+    nodes = [{"id": file, "name": file, "url": f"{server.url}/storage/{name}/{file}", "directUrl": f"{server.url}/storage/{name}/{file}",
+              "sizeBytes": str(told[file].stat().st_size), "mimetype": "", "updatedAt": None, "md5": ""} for file in wanted]  # fmt: skip
+    edges = [{"node": node, "cursor": node["id"]} for node in nodes]
+    files = {"edges": edges, "pageInfo": {"endCursor": None, "hasNextPage": False}}
+    return {"project": {"internalId": "1", "run": {"fileCount": len(nodes), "files": files}}}
+
+
+QUERIES = {
+    "GetDefaultEntity": default_entity,
+    "Runs": all_runs,
+    "RunHistoryKeys": history_keys,
+    "RunParquetHistory": parquet_history,
+    "HistoryPage": history_page,
+    "RunFiles": run_files,
+}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -157,8 +243,12 @@ class Handler(BaseHTTPRequestHandler):
     def handle_request(self) -> None:
         body = self._body()
         mode = (self.server.folder / "mode").read_text()
-        answer = self.server.answer(self.command, self.path, body) if mode == "ok" else {"error": mode}
-        content = json.dumps(answer).encode()
+        stored = self.server.folder / "files" / self.path.removeprefix("/storage/")
+        if mode == "ok" and self.command == "GET" and stored.is_file():
+            content = stored.read_bytes()
+        else:
+            answer = self.server.answer(self.command, self.path, body) if mode == "ok" else {"error": mode}
+            content = json.dumps(answer).encode()
         self.send_response(200 if mode == "ok" else int(mode))
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 LONGEST_ID = 64
@@ -20,6 +21,12 @@ def recordings(folder: Path, identity: str) -> list[Path]:
     """The directories in <sweep>/wandb that hold this wandb run, online or offline."""
     ours = re.compile(rf"(offline-)?run-\d{{8}}_\d{{6}}-{re.escape(identity)}")
     return sorted(found for found in folder.glob(f"*run-*-{identity}") if ours.fullmatch(found.name))
+
+
+def wandb_files(folder: Path) -> Iterator[Path]:
+    """The .wandb files in the directory of a run, in the folder `wandb` of a sweep, or in that of a sweep."""
+    for pattern in ("*.wandb", "*run-*/*.wandb", "wandb/*run-*/*.wandb"):
+        yield from sorted(folder.glob(pattern))
 
 
 def discard(folder: Path, identity: str) -> None:

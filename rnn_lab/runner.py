@@ -68,6 +68,11 @@ class Outcome:
     summary: dict[str, float]
     error: str | None = None
 
+    @property
+    def to_be_repeated(self) -> bool:
+        """No result came of it."""
+        return self.status in ("failed", "killed")
+
 
 class Recorder:
     """The sinks of one run, and its end. A sink of ours that fails fails this run, not its neighbours.

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rnn_lab.cells import OWN
 from rnn_lab.recording.journal import note_run
 from rnn_lab.recording.progress import Progress, Silent
 from rnn_lab.recording.status import last_step
@@ -12,8 +13,14 @@ from rnn_lab.recording.store import finished_run
 from rnn_lab.runner import Job, Outcome, run_program
 
 
-def train(jobs: list[Job], checkpoint_seconds: float, cores: int = 1) -> list[Outcome]:
-    """One program, in a process that does nothing else. What an earlier attempt at the program has finished is left alone."""
+def train(
+    jobs: list[Job], checkpoint_seconds: float, cores: int = 1, own: dict[str, type] | None = None
+) -> list[Outcome]:
+    """One program, in a process that does nothing else. What an earlier attempt at the program has finished is left alone.
+
+    own: users' cells, where the process has not run their script.
+    """
+    OWN.update(own or {})
     os.environ["NUMBA_NUM_THREADS"] = str(cores)  # read when a kernel is first asked for
     todo = [job for job in jobs if not finished_run(job.directory)]
     trained = run_program(todo, Silent(len(todo), 0), checkpoint_seconds) if todo else []

@@ -73,7 +73,7 @@ def test_an_array_gives_the_same_numbers(tmp_path, environment):
     ended = finished(environment, *ALIGNED, *asked, cwd=tmp_path)
     assert (ended.status, "12 completed" in ended.out) == (0, True), ended.err
     assert recorded(tmp_path) == undisturbed(ALIGNED, tmp_path / "alone")
-    assert len(list((tmp_path / "runs" / "default" / "slurm").glob("*.out"))) == 3
+    assert len(list((tmp_path / "runs" / "default" / "slurm").glob("*_result.pkl"))) == 3
 
 
 def test_a_users_own_cell_reaches_the_tasks(tmp_path, environment):

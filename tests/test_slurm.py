@@ -1,6 +1,7 @@
 """hydra.launcher.engine=slurm against a real Slurm of this machine alone: see slurm.py. Needs the extra [slurm]."""
 
 import importlib.util
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,7 @@ def test_a_cancelled_task_loses_its_own_program_only(tmp_path, environment, slur
     with start(*THREE, *ENGINE, *ASKED, cwd=tmp_path, environment=environment) as process:
         until(lambda: under_way(tmp_path))
         task = task_of(long_runs(tmp_path)[0])
+        os.kill(trainer(long_runs(tmp_path)[0]), signal.SIGSTOP)  # it must not end in the time that Slurm leaves it
         slurm("scancel", task)
         ended = end(process, timeout=400)
     assert ended.status == 1
@@ -128,15 +130,22 @@ def test_a_time_limit_and_the_end_of_the_driver(tmp_path, environment, slurm):
     assert statuses(tmp_path) == [(20, "completed")] * 2 + [(21, "completed")] * 2 + [(1000000, "killed")] * 2
 
 
-def test_what_a_killed_driver_left_is_cancelled_and_done_by_the_next_command(tmp_path, environment):
-    with start(*THREE, *ENGINE, *ASKED, cwd=tmp_path, environment=environment) as process:
+def test_what_a_killed_driver_left_is_cancelled_and_gone_on_with_by_the_next_command(tmp_path, environment, slurm):
+    with start(*ENDLESS, *ENGINE, *ASKED, cwd=tmp_path, environment=environment) as process:
         until(lambda: under_way(tmp_path))
         process.kill()
         process.communicate()
-    ended = finished(environment, *THREE, *ENGINE, *ASKED, cwd=tmp_path)
-    assert ended.status == 0, ended.err
-    assert "nobody waits for" in ended.err
-    finished_as_if_undisturbed(tmp_path)
+    before = slurm("squeue", "--noheader", "--format=%F")
+    assert before
+    with start(*ENDLESS, *ENGINE, *ASKED, cwd=tmp_path, environment=environment) as process:
+        until(lambda: all(resumed(tmp_path)))
+        assert slurm("squeue", "--noheader", "--format=%F") not in ("", before)
+        process.send_signal(signal.SIGTERM)
+        ended = end(process)
+    assert ended.status == 143
+    assert "nobody waits for 1 tasks" in ended.err
+    assert slurm("squeue", "--noheader") == ""
+    assert statuses(tmp_path) == [(20, "completed")] * 2 + [(21, "completed")] * 2 + [(1000000, "killed")] * 2
 
 
 def test_what_slurm_refuses_is_told_in_one_line(tmp_path, environment):

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import submitit
@@ -140,9 +140,14 @@ def cancel(tasks: set[str], why: str) -> None:
     print(f"Slurm: {why} {len(left)} tasks of job {', '.join(jobs)}: cancelled", file=sys.stderr)
     subprocess.run(["scancel", "--state=PENDING", *jobs], check=False)
     subprocess.run(["scancel", "--signal=INT", "--state=RUNNING", *jobs], check=False)
-    until = time.monotonic() + PATIENCE
     try:
-        while under_way() and time.monotonic() < until:
-            time.sleep(PAUSE)
+        _until(lambda: not under_way())
     finally:
         subprocess.run(["scancel", *jobs], check=False)
+        _until(lambda: not under_way())
+
+
+def _until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not holds() and time.monotonic() < end:
+        time.sleep(PAUSE)

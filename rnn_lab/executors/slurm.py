@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import submitit
-from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
-from submitit.helpers import Checkpointable
+import submitit  # pyright: ignore[reportMissingImports]
+from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError  # pyright: ignore[reportMissingImports]
+from submitit.helpers import Checkpointable  # pyright: ignore[reportMissingImports]
 
 from rnn_lab.cells import OWN
 from rnn_lab.config import ConfigError

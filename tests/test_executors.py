@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 from commands import end, start, train
@@ -20,9 +21,12 @@ from launched import (
     undisturbed,
     until,
 )
+from oracle import make_config
 
 from rnn_lab import results
+from rnn_lab.executors.work import train as train_program
 from rnn_lab.recording.store import read_run
+from rnn_lab.runner import Job
 
 PROCESSES = ["hydra.launcher.engine=processes", "hydra.launcher.workers=2"]
 
@@ -45,6 +49,20 @@ def test_a_killed_worker_loses_its_own_program_only(tmp_path):
     lost = long_runs(tmp_path)
     finished_as_if_undisturbed(tmp_path, *often)
     assert all((read_run(run) or {})["resumed"] for run in lost)
+
+
+def test_a_program_that_begins_again_leaves_alone_what_it_has_finished(tmp_path):
+    """As after preemption, where some runs of the program had diverged before: they are told by their records."""
+    config = make_config({"task.length": 10, "model.hidden": 4, "training.updates": 3, "tracker.name": "none"})
+    jobs = [Job(replace(config, seed=seed), tmp_path / str(seed), {}) for seed in (0, 1)]
+    for job in jobs:
+        job.directory.mkdir()
+    [first] = train_program(jobs[:1], 30.0)
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "0").iterdir()}
+    outcomes = train_program(jobs, 30.0)
+    assert [outcome.status for outcome in outcomes] == ["completed"] * 2
+    assert outcomes[0].summary == first.summary
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "0").iterdir()} == before
 
 
 @pytest.mark.slow

@@ -151,6 +151,7 @@ def test_what_a_killed_driver_left_is_cancelled_and_gone_on_with_by_the_next_com
 def test_what_slurm_refuses_is_told_in_one_line(tmp_path, environment):
     ended = finished(environment, *THREE, *ENGINE, "hydra.launcher.slurm.partition=nowhere", cwd=tmp_path)
     assert ended.status == 2
-    [line] = ended.err.splitlines()
+    *said, line = ended.err.splitlines()
+    assert all(by_sbatch.startswith("sbatch: ") for by_sbatch in said)
     assert line.startswith("hydra.launcher.slurm: ")
     assert "partition" in line

@@ -24,16 +24,26 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+def recorded(
+    parser: Parser, paths: Sequence[Path], conditions: Sequence[str]
+) -> tuple[results.Results, dict[str, str]]:
+    """The runs that `load` finds, and where they came from."""
+    loaded = load(parser, paths, conditions)
+    return loaded, results.provenance(loaded.runs)
+
+
 def main(
     name: str,
     table: Callable[..., pd.DataFrame],
     draw: Callable[[pd.DataFrame], Figure],
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
     argv: Sequence[str] | None = None,
+    read: Callable[[Parser, Sequence[Path], Sequence[str]], tuple[Any, dict[str, str]]] = recorded,
 ) -> int:
     """Loads, tabulates, draws, saves, prints what was written. Returns the exit status: 2 if there is nothing to draw.
 
-    `options` adds arguments, which reach `table` under their own names; `draw` sees nothing but the table.
+    `options` adds arguments, which reach `table` under their own names; `draw` sees nothing but the table. `read` gives what `table`
+    takes, and says where it came from.
     """
     parser = of_runs(name, sys.modules[table.__module__].__doc__)
     parser.add_argument("--out", type=Path, help="default: figures/ under the first sweep given, else ./figures")
@@ -42,10 +52,10 @@ def main(
     paths, out, conditions = args.pop("runs"), args.pop("out"), args.pop("where")
 
     def write() -> list[Path]:
-        loaded = load(parser, paths, conditions)
+        loaded, provenance = read(parser, paths, conditions)
         frame = table(loaded, **args)
         directory = out or Path(*sweeps(paths)[:1]) / "figures"
-        return style.save(draw(frame), frame, directory, name, results.provenance(loaded.runs))
+        return style.save(draw(frame), frame, directory, name, provenance)
 
     return status(parser, write)
 

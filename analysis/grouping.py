@@ -21,11 +21,17 @@ MOST_VARIANTS = 6
 
 def where(results: Results, conditions: Sequence[str]) -> Results:
     """Only the runs that meet every condition KEY=VALUE, KEY being a column of `.runs`."""
-    runs = results.runs
+    runs = rows_where(results.runs, results.config, conditions)
+    steps, timesteps = (frame[frame["run_id"].isin(runs["run_id"])] for frame in (results.steps, results.timesteps))
+    return Results(runs, steps, timesteps, results.config)
+
+
+def rows_where(runs: pd.DataFrame, keys: Sequence[str], conditions: Sequence[str]) -> pd.DataFrame:
+    """The rows that meet every condition KEY=VALUE. keys: which columns to name where a condition does not fit."""
     for condition in conditions:
         key, _, value = condition.partition("=")
         if key not in runs:
-            known = [name for name in results.config if runs[name].nunique(dropna=False) > 1]
+            known = [name for name in keys if runs[name].nunique(dropna=False) > 1]
             raise ResultsError(
                 f"--where {condition}: no key {key!r}; the runs differ in {', '.join(known) or 'nothing'}"
             )
@@ -35,8 +41,7 @@ def where(results: Results, conditions: Sequence[str]) -> Results:
         if not cells.eq(value).any():
             raise ResultsError(f"--where {condition}: no such run; {key} is {' or '.join(sorted(set(cells)))}")
         runs = runs[cells.eq(value)]
-    steps, timesteps = (frame[frame["run_id"].isin(runs["run_id"])] for frame in (results.steps, results.timesteps))
-    return Results(runs, steps, timesteps, results.config)
+    return runs
 
 
 def groups(results: Results, ignored: tuple[str, ...] = ()) -> pd.DataFrame:

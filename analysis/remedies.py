@@ -9,6 +9,7 @@ import grouping
 import numpy as np
 import pandas as pd
 import style
+from half_life import half_life
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,10 +22,11 @@ PARTS = (
     ("init.name", "gaussian", "{} init"),
     ("clip.name", "none", "clip {}"),
     ("regularizer.name", "none", "{}"),
+    ("flossing.name", "none", "flossed {}"),
     ("training.truncation", "null", "truncated at {}"),
     ("optimizer.name", "sgd", "{}"),
 )
-SETTINGS = ("model.leak", "init.", "clip.", "regularizer.", "training.truncation", "optimizer.")
+SETTINGS = ("model.leak", "init.", "clip.", "regularizer.", "flossing.", "training.truncation", "optimizer.")
 COLOUR, DIED = style.sequential([0, 1, 2])[1], "#b2182b"
 PANELS = {
     "half_life": "gradient half-life (time steps)",
@@ -100,10 +102,6 @@ def cost(runs: pd.DataFrame, updates: pd.Series) -> pd.Series:
     """CPU time, since another program on the machine changes it least; it says nothing of what runs on a GPU."""
     seconds = runs["cpu_seconds"].where(runs["training.device"].eq("cpu"), runs["seconds"])
     return 1e3 * seconds / (updates.where(updates > 0) * runs["program_runs"])
-
-
-def half_life(slope: pd.Series) -> pd.Series:
-    return np.log10(2) / slope.abs().where(slope != 0)
 
 
 def draw(frame: pd.DataFrame) -> Figure:

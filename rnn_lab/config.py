@@ -122,6 +122,16 @@ class Regularizer:
 
 
 @dataclass
+class Flossing:
+    name: str = static("none", one_of("none", "before"))
+    steps: int = static(100, at_least(1))
+    exponents: int = static(10, at_least(1))
+    window: int = static(50, at_least(1))
+    lr: float = per_run(0.003, NOT_NEGATIVE)
+    every: int | None = static(None, or_null(at_least(1)))
+
+
+@dataclass
 class Optimizer:
     name: str = static("sgd", one_of("sgd", "momentum", "rmsprop", "adam"))
     lr: float = per_run(0.01, NOT_NEGATIVE)
@@ -155,6 +165,8 @@ class Eval:
 class Probe:
     spectrum_every: int | None = static(None, or_null(at_least(1)))
     smoothness_every: int | None = static(None, or_null(at_least(1)))
+    lyapunov_every: int | None = static(None, or_null(at_least(1)))
+    memory_every: int | None = static(None, or_null(at_least(1)))
 
 
 @dataclass
@@ -176,6 +188,7 @@ class Config:
     init: Init = field(default_factory=Init)
     clip: Clip = field(default_factory=Clip)
     regularizer: Regularizer = field(default_factory=Regularizer)
+    flossing: Flossing = field(default_factory=Flossing)
     optimizer: Optimizer = field(default_factory=Optimizer)
     training: Training = field(default_factory=Training)
     eval: Eval = field(default_factory=Eval)
@@ -265,6 +278,11 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
         found.append(f"regularizer=omega: not with model={config.model.name}; use regularizer=none")
     if config.training.stop_when_solved and config.eval.every is None:
         found.append("training.stop_when_solved=True: needs eval.every, the updates between two evaluations")
+    units, exponents = config.model.hidden * config.model.layers, config.flossing.exponents
+    if config.flossing.name != "none" and config.model.name not in POINTWISE_CELLS:
+        found.append(f"flossing={config.flossing.name}: not with model={config.model.name}; use flossing=none")
+    if config.flossing.name != "none" and exponents > units:
+        found.append(f"flossing.exponents={exponents}: a net of {units} units has only so many")
     if config.training.kernel == "numba":
         from rnn_lab import kernels
 
@@ -302,12 +320,15 @@ def _without_effect(config: Config) -> set[str]:
         "clip.percentile": config.clip.name != "autoclip",
         "regularizer.name": config.regularizer.name == "none",  # left out where off: what came later renames no old run
         "regularizer.alpha": config.regularizer.name == "none",
+        **{f"flossing.{f.name}": config.flossing.name == "none" for f in fields(Flossing)},
         "optimizer.momentum": config.optimizer.name != "momentum",
         "optimizer.decay": config.optimizer.name != "rmsprop",
         "optimizer.beta1": config.optimizer.name != "adam",
         "optimizer.beta2": config.optimizer.name != "adam",
         "optimizer.epsilon": config.optimizer.name not in ("rmsprop", "adam"),
         "probe.smoothness_every": config.probe.smoothness_every is None,
+        "probe.lyapunov_every": config.probe.lyapunov_every is None,
+        "probe.memory_every": config.probe.memory_every is None,
         "training.truncation": config.training.truncation is None,
         "model.activation": model not in POINTWISE_CELLS,
         "model.leak": model != "leaky",

@@ -37,6 +37,11 @@ METRICS = (
     "truncation/bias",
     "truncation/cosine",
     "dE_dh/slope",
+    "lyapunov/max",
+    "lyapunov/kaplan_yorke",
+    "lyapunov/entropy",
+    "flossing/loss_first",
+    "flossing/loss_last",
     "theory/slope",
     "theory/eta",
 )

@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from rnn_lab import cells, checkpoints, interrupts, kernels
+from rnn_lab import checkpoints, interrupts, kernels
 from rnn_lab.checkpoints import Beginning
 from rnn_lab.config import Config, cell_name, container, run_id, run_name
-from rnn_lab.probes import series_names
 from rnn_lab.recording import Row, RunInfo, Sink
 from rnn_lab.recording.journal import note_run
 from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.store import SHAPE, Locked, StoreSink
 from rnn_lab.recording.wandb import WandbSink
-from rnn_lab.training import Snapshot, Training
+from rnn_lab.training import Snapshot, Training, timestep_series
 from rnn_lab.vectorize import make_task
 
 log = logging.getLogger("rnn_lab")
@@ -47,7 +46,7 @@ class Job:
         """What its record says besides its config."""
         task = make_task(self.config.task)
         return {
-            "series": list(series_names(cells.kind(self.config.model.name))),
+            "series": list(timestep_series(self.config)),
             "layers": self.config.model.layers,
             "T": task.steps,
             "baseline": task.baseline_of(self.config.task.reduction)._asdict(),

@@ -13,12 +13,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnn_lab import bptt, clipping, optimizers, predictions, probes, vectorize
+from rnn_lab import bptt, cells, clipping, flossing, optimizers, predictions, probes, vectorize
 from rnn_lab.config import Config
 from rnn_lab.engines import engine_for
 from rnn_lab.evaluation import evaluations
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def timestep_series(config: Config) -> tuple[str, ...]:
+    """The series that each row of a run has."""
+    series = probes.series_names(cells.kind(config.model.name))
+    return series if config.probe.memory_every is None else (*series, "memory/log10_gain")
 
 
 @dataclass(frozen=True)
@@ -92,8 +98,13 @@ class Training:
         training, step = self.first.training, self.step
         last = step == training.updates
         evaluate = _due(self.first.eval.every, step) or (last and self.first.eval.every is not None)
-        smoothness = step > 0 and _due(self.first.probe.smoothness_every, step)
-        record = last or evaluate or smoothness or _due(training.log_every, step)
+        probe = self.first.probe
+        smoothness = step > 0 and _due(probe.smoothness_every, step)
+        others = _due(probe.lyapunov_every, step) or _due(probe.memory_every, step)
+        flossed = {}
+        if flossing.due(self.first, step) and isinstance(self.net.cell, cells.Elman):
+            flossed = flossing.floss(self.configs, step, self.task, self.theta, self.net.cell, self.active)
+        record = last or evaluate or smoothness or others or bool(flossed) or _due(training.log_every, step)
 
         self.batches.advance()
         loss, o = self.engine.gradients(measure=record)
@@ -113,7 +124,8 @@ class Training:
                 "grad/clipped_fraction": self.times_clipped / self.since,
             }
             own, timesteps = self.engine.measured()
-            scalars |= own | self._occasional(evaluate, smoothness)
+            scalars |= own | flossed | self._occasional(evaluate, smoothness) | self._exponents(last)
+            timesteps |= self._memory(last)
             if evaluate and training.stop_when_solved:
                 solved = self.active & ~diverged & (scalars["eval/error"] < self.task.solved_below)
             ending = diverged | solved
@@ -138,7 +150,9 @@ class Training:
     def _occasional(self, evaluate: bool, smoothness: bool) -> dict[str, Tensor]:
         """What only some rows have."""
         scalars: dict[str, Tensor] = {}
-        if self.step == 0:  # later the weights are no longer the random ones that it speaks of
+        if (
+            self.step == 0 and self.first.flossing.name == "none"
+        ):  # else the weights are not the random ones that it speaks of
             scalars |= predictions.mean_field(self.configs, self.batches.tensors()[0], self.batches.late)
         if evaluate:
             scalars |= evaluations(self.theta, self.net, self.task, self.eval_roots, self.step, self.first)
@@ -149,6 +163,21 @@ class Training:
                 self.before, self.theta, *self.batches.tensors(), self.net, buffers
             )
         return scalars
+
+    def _exponents(self, last: bool) -> dict[str, Tensor]:
+        every = self.first.probe.lyapunov_every
+        if every is None or not (last or _due(every, self.step)):
+            return {}
+        return probes.lyapunov_scalars(self.theta, self.batches.tensors()[0], self.net.cell, self.batches.late)
+
+    def _memory(self, last: bool) -> dict[str, Tensor]:
+        """Every row has all series: NaN where this one is not due."""
+        every, x = self.first.probe.memory_every, self.batches.tensors()[0]
+        if every is None:
+            return {}
+        if not (last or _due(every, self.step)):
+            return {"memory/log10_gain": x.new_full((len(x), self.first.model.layers, self.task.steps), torch.nan)}
+        return {"memory/log10_gain": probes.memory(self.theta, x, self.net, self.batches.late)}
 
     def _spectrum(self) -> dict[str, Tensor]:
         scalars = probes.spectrum(self.theta)

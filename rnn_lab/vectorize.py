@@ -85,6 +85,11 @@ def streams(seed: int) -> tuple[Rng, Rng, np.random.SeedSequence]:
     return np.random.default_rng(init), np.random.default_rng(train), evaluation
 
 
+def flossing_rng(seed: int, step: int) -> Rng:
+    """The generator of the sequences that are flossed on after `step` updates; no other stream moves."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(3, step)))
+
+
 def evaluation_rng(root: np.random.SeedSequence, *key: int) -> Rng:
     """The generator of one evaluation, whichever came before. key: the step, and the task length if it is not the one trained on."""
     return np.random.default_rng(np.random.SeedSequence(root.entropy, spawn_key=(*root.spawn_key, *key)))

@@ -13,11 +13,12 @@ ROOT = Path(__file__).parents[1]
 # Import only downwards: a module may import modules of its own layer (without cycles) and of those before it in this
 # list. A package stands for all that is in it. A new module must be given its place here.
 LAYERS: list[set[str]] = [
-    {"activations", "inits", "clipping", "optimizers", "losses", "scaled", "theory", "one_unit", "error_surface"},
-    {"parameters", "cells", "recurrence", "bptt", "regularizers", "kernels"},
+    {"activations", "inits", "clipping", "optimizers", "losses", "scaled", "theory", "one_unit", "error_surface"}
+    | {"graded", "lyapunov"},
+    {"parameters", "cells", "recurrence", "bptt", "regularizers", "kernels", "jacobians"},
     {"tasks", "probes"},
     {"config", "vectorize"},
-    {"engines", "evaluation", "predictions"},
+    {"engines", "evaluation", "predictions", "flossing"},
     {"training"},
     {"recording", "results"},
     {
@@ -43,7 +44,7 @@ ONLY = {
 }
 
 # Tensors and equations: no files, no clock, no logging, no processes.
-NO_IO = set().union(*LAYERS[:3]) | {"vectorize", "engines", "evaluation", "predictions", "training"}
+NO_IO = set().union(*LAYERS[:3]) | {"vectorize", "engines", "evaluation", "predictions", "flossing", "training"}
 IO = {"os", "io", "sys", "pathlib", "shutil", "json", "pickle", "logging", "subprocess", "fcntl", "time", "tempfile"}
 
 # What importing these modules must not import, directly or through others: --help, completion and figures would pay

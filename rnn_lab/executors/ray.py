@@ -2,10 +2,12 @@
 
 import os
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rnn_lab import interrupts
 from rnn_lab.cells import OWN
 from rnn_lab.executors.work import Watch, recorded, train
 from rnn_lab.options import Options
@@ -21,8 +23,11 @@ def run(programs: Sequence[list[Job]], options: Options, progress: Progress) -> 
     asked, waiting, working = options.ray, list(range(len(programs)))[::-1], dict[Any, int]()
     task = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus, max_retries=0)(_train)
     here, own = Path.cwd(), dict(OWN)
-    try:
-        while waiting or working:
+    with (
+        interrupts.deferred() as interrupted,
+        _cancelled_at_the_end(ray, working),
+    ):  # no exception through Ray's own code
+        while (waiting or working) and not interrupted:
             while waiting and (options.workers is None or len(working) < options.workers):
                 index = waiting.pop()
                 working[task.remote(here, programs[index], options.checkpoint_seconds, asked.cpus, own)] = index
@@ -35,8 +40,6 @@ def run(programs: Sequence[list[Job]], options: Options, progress: Progress) -> 
                     outcomes[index] = [recorded(job, f"{type(error).__name__}: {how}") for job in programs[index]]
                 watch.ended(index, outcomes[index])
             watch.look(working.values())
-    finally:
-        _end(ray, list(working))
     return [outcomes[index] for index in range(len(programs))]
 
 
@@ -63,12 +66,14 @@ def _connected(options: Options) -> Any:
     return ray
 
 
-def _end(ray: Any, tasks: list[Any]) -> None:
-    """Lets tasks save their runs, and leaves: a cluster of this machine alone ends."""
+@contextmanager
+def _cancelled_at_the_end(ray: Any, working: dict[Any, int]) -> Iterator[None]:
+    """Lets the tasks that are left save their runs, and leaves: a cluster of this machine alone ends."""
     try:
-        for task in tasks:
+        yield
+        for task in working:
             ray.cancel(task)  # as Ctrl-C
-        if tasks:
-            ray.wait(tasks, num_returns=len(tasks), timeout=PATIENCE)
+        if working:
+            ray.wait(list(working), num_returns=len(working), timeout=PATIENCE)
     finally:
         ray.shutdown()

@@ -2,6 +2,8 @@
 
 from rnn_lab.probes.adjoints import log10_norms
 from rnn_lab.probes.gradient import gradient_scalars, truncation_scalars
+from rnn_lab.probes.lyapunov import lyapunov_scalars
+from rnn_lab.probes.memory import memory
 from rnn_lab.probes.series import series_names, time_series
 from rnn_lab.probes.slope import slope
 from rnn_lab.probes.smoothness import smoothness
@@ -15,6 +17,8 @@ __all__ = [
     "h_norm",
     "log10_norms",
     "log10_summand_norms",
+    "lyapunov_scalars",
+    "memory",
     "phi_prime_mean",
     "rho",
     "series_names",

@@ -26,7 +26,7 @@ def run(programs: Sequence[list[Job]], options: Options, progress: Progress) -> 
     with (
         interrupts.deferred() as interrupted,
         _cancelled_at_the_end(ray, working),
-    ):  # no exception through Ray's own code
+    ):  # a handler must not raise inside Ray
         while (waiting or working) and not interrupted:
             while waiting and (options.workers is None or len(working) < options.workers):
                 index = waiting.pop()

@@ -23,10 +23,8 @@ def run(programs: Sequence[list[Job]], options: Options, progress: Progress) -> 
     asked, waiting, working = options.ray, list(range(len(programs)))[::-1], dict[Any, int]()
     task = ray.remote(num_cpus=asked.cpus, num_gpus=asked.gpus, max_retries=0)(_train)
     here, own = Path.cwd(), dict(OWN)
-    with (
-        interrupts.deferred() as interrupted,
-        _cancelled_at_the_end(ray, working),
-    ):  # a handler must not raise inside Ray
+    # noted, not raised: a handler must not raise inside Ray
+    with interrupts.deferred() as interrupted, _cancelled_at_the_end(ray, working):
         while (waiting or working) and not interrupted:
             while waiting and (options.workers is None or len(working) < options.workers):
                 index = waiting.pop()

@@ -20,6 +20,7 @@ test: .venv
 	$(BIN)/python -m pytest -n 2
 
 test-all: .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[optuna,ray,slurm]'
 	$(BIN)/python -m pytest -n 2 -m ""
 
 faults: .venv

@@ -84,7 +84,8 @@ def differences(first: results.Results, again: results.Results) -> pd.DataFrame:
 
 def rerun(run: Path, out: Path) -> int:
     """Repeats `run` in `out` and says how it went; the exit status."""
-    from rnn_lab.jobs import Options, Task, train_jobs
+    from rnn_lab.jobs import Task, train_jobs
+    from rnn_lab.options import Options
 
     info, now = read_info(run), provenance()
     config = stored_config(run, info)

@@ -17,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from rnn_lab import launcher
 from rnn_lab.complaints import complaint
 from rnn_lab.config import CELL_NAMES, Config, ConfigError, problems, run_id, typed
-from rnn_lab.jobs import RunsFailed, Task, check, metric, options, report, run_directory, train_jobs
+from rnn_lab.jobs import RunsFailed, Task, check, metric, report, run_directory, train_jobs
+from rnn_lab.options import options
 from rnn_lab.recording import wandb
 from rnn_lab.recording.store import finished_run, lock
 
@@ -39,10 +40,10 @@ class Check(Callback):
         if record := finished_run(run_directory(job)):
             print(f"{run_directory(job)}: {record['status']} already; nothing to do")
             raise SystemExit(0)
-        if options(config.hydra).dry_run:
+        if options(config.hydra.launcher).dry_run:
             from rnn_lab.rehearsal import rehearse
 
-            rehearse([Task(job, run_directory(job), [])], options(config.hydra), 1)
+            rehearse([Task(job, run_directory(job), [])], options(config.hydra.launcher), 1)
             raise SystemExit(0)
 
 
@@ -55,9 +56,9 @@ def train_one(composed: DictConfig) -> float | None:
     if record := finished_run(run_directory(config)):
         return metric(record.get("summary", {}))
     directory = run_directory(config)
-    [outcome] = train_jobs([Task(config, directory, overrides)], options(HydraConfig.get()))
+    [outcome] = train_jobs([Task(config, directory, overrides)], options(HydraConfig.get().launcher))
     report(directory.parent, {directory: outcome})
-    if outcome.status == "failed":
+    if outcome.to_be_repeated:
         raise RunsFailed
     return metric(outcome.summary)
 

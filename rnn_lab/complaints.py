@@ -23,8 +23,9 @@ HINTS = (  # pattern over the message, the line that answers it
 
 def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
     """What to tell the user, a line for each problem; a traceback for what is nobody's input but a bug of ours."""
-    if isinstance(error, ConfigError | Locked):
-        return str(error)
+    for ours in (error, error.__cause__):  # Hydra may have wrapped it
+        if isinstance(ours, ConfigError | Locked):
+            return str(ours)
     if not isinstance(error, HydraException | OmegaConfBaseException) and not _hydra_refuses(error):
         return "".join(traceback.format_exception(error)).rstrip()
     message = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)

@@ -3,13 +3,13 @@
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig
 
 from rnn_lab.config import Config, problems, run_id
+from rnn_lab.options import Options, options
 from rnn_lab.provenance import provenance
 from rnn_lab.recording.journal import note
 
@@ -17,52 +17,10 @@ if TYPE_CHECKING:
     from rnn_lab.runner import Job, Outcome
 
 ROOT = Path("runs")
-ENGINES = ("serial",)
 
 
 class RunsFailed(Exception):
     """Some runs failed; the table that says so has been printed."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """hydra.launcher: how jobs are trained. None of it changes a number.
-
-    engine: where programs run; "serial" is this process.  max_runs: runs in one program at most; None: as many as train fastest.
-    checkpoint_seconds: a killed run loses no more than this.  dry_run: say what would be done, and do nothing.
-    """
-
-    engine: str = "serial"
-    max_runs: int | None = None
-    checkpoint_seconds: float = 30.0
-    dry_run: bool = False
-
-    def problems(self) -> list[str]:
-        """What is wrong, one line each."""
-        rules = {
-            "engine": (self.engine in ENGINES, f"one of {', '.join(ENGINES)}"),
-            "max_runs": (self.max_runs is None or _is_whole(self.max_runs), "null or a whole number >= 1"),
-            "checkpoint_seconds": (_is_seconds(self.checkpoint_seconds), "a finite number >= 0"),
-            "dry_run": (isinstance(self.dry_run, bool), "true or false"),
-        }
-        return [
-            f"hydra.launcher.{key}={getattr(self, key)}: must be {words}"
-            for key, (ok, words) in rules.items()
-            if not ok
-        ]
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_seconds(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
-
-
-def options(hydra: Any) -> Options:
-    """Those of a composed job's hydra node; the defaults under another launcher."""
-    return Options(**{f.name: hydra.launcher.get(f.name, f.default) for f in fields(Options)})
 
 
 class Task(NamedTuple):
@@ -80,7 +38,7 @@ def run_directory(config: Config) -> Path:
 def check(composed: DictConfig, config: Config, sweeping: bool) -> list[str]:
     """Everything wrong with one composed job, Hydra's own settings included; one line each."""
     hydra = composed.hydra
-    found = problems(config, list(hydra.overrides.task)) + options(hydra).problems()
+    found = problems(config, list(hydra.overrides.task)) + options(hydra.launcher).problems()
     if not found:
         where = Path(hydra.sweep.dir, hydra.sweep.subdir) if sweeping else Path(hydra.run.dir)
         if where != run_directory(config):
@@ -94,31 +52,34 @@ def metric(summary: dict[str, float]) -> float | None:
     return math.inf if value is not None and math.isnan(value) else value
 
 
-def plan(tasks: Sequence[Task], max_runs: int | None) -> "tuple[list[Job], list[int], list[list[int]]]":
+def plan(tasks: Sequence[Task], options: Options) -> "tuple[list[Job], list[int], list[list[int]]]":
     """The jobs, the step at which each starts, and the programs that they make, as lists of indices."""
     from rnn_lab.runner import Job
     from rnn_lab.vectorize import programs
 
     jobs = [Job(task.config, task.directory, provenance() | {"overrides": task.overrides}) for task in tasks]
-    steps = [job.beginning().step for job in jobs]
-    return jobs, steps, programs([job.config for job in jobs], max_runs, steps)
+    configs, steps = [job.config for job in jobs], [job.beginning().step for job in jobs]
+    cut = programs(configs, options.max_runs, steps)
+    if options.max_runs is None and len(cut) < options.at_once:  # nobody shall be idle
+        cut = programs(configs, math.ceil(len(configs) / options.at_once), steps)
+    return jobs, steps, cut
 
 
 def train_jobs(tasks: Sequence[Task], options: Options) -> "list[Outcome]":
-    """Trains jobs as few programs; one outcome a job. Each program is one call of `run_program`, here in this process."""
+    """Trains jobs as few programs, where options.engine says; one outcome a job."""
+    from rnn_lab.executors import engine
     from rnn_lab.recording.progress import Progress
-    from rnn_lab.runner import run_program
 
-    jobs, steps, programs = plan(tasks, options.max_runs)
+    jobs, steps, programs = plan(tasks, options)
     updates = sum(job.config.training.updates - step for job, step in zip(jobs, steps, strict=True))
     progress = Progress(len(jobs), updates)
-    outcomes: dict[int, Outcome] = {}
     try:
-        for program in programs:
-            trained = run_program([jobs[i] for i in program], progress, options.checkpoint_seconds)
-            outcomes |= dict(zip(program, trained, strict=True))
+        trained = engine(options.engine)([[jobs[i] for i in program] for program in programs], options, progress)
     finally:
         progress.finish()
+    outcomes = {
+        i: o for program, ended in zip(programs, trained, strict=True) for i, o in zip(program, ended, strict=True)
+    }
     return [outcomes[i] for i in range(len(jobs))]
 
 
@@ -130,7 +91,7 @@ def fail(task: Task, error: str) -> None:
 
 
 def report(sweep: Path, outcomes: "dict[Path, Outcome]", skipped: int = 0) -> None:
-    """How many runs ended how, and a line for each that failed."""
+    """How many runs ended how, and a line for each that came to nothing."""
     counts: dict[str, int] = {}
     for outcome in outcomes.values():
         counts[outcome.status] = counts.get(outcome.status, 0) + 1
@@ -140,5 +101,5 @@ def report(sweep: Path, outcomes: "dict[Path, Outcome]", skipped: int = 0) -> No
         print(line)
         note(sweep / "sweep.log", line)
     for directory, outcome in outcomes.items():
-        if outcome.status == "failed":
-            print(f"  failed  {directory}  {outcome.error}", file=sys.stderr)
+        if outcome.to_be_repeated:
+            print(f"  {outcome.status}  {directory}  {outcome.error}", file=sys.stderr)

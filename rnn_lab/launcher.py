@@ -28,7 +28,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rnn_lab.complaints import complaint
 from rnn_lab.config import Config, ConfigError, leaves, typed
-from rnn_lab.jobs import Options, RunsFailed, Task, check, fail, metric, report, run_directory, train_jobs
+from rnn_lab.jobs import RunsFailed, Task, check, fail, metric, report, run_directory, train_jobs
+from rnn_lab.options import options
 from rnn_lab.recording.collected import collect
 from rnn_lab.recording.journal import note
 from rnn_lab.recording.runs import ResultsError
@@ -118,11 +119,11 @@ def _swept(override: Override) -> list[str]:
 class VectorizedLauncher(Launcher):
     """Trains the jobs of a sweep as few tensor programs: grouped by shape, finished ones skipped, killed ones resumed, equal ones run once.
 
-    options: the fields of jobs.Options.
+    settings: the fields of options.Options.
     """
 
-    def __init__(self, **options: Any):
-        self.options = Options(**options)
+    def __init__(self, **settings: Any):
+        self.options = options(settings)
         self._prepared: dict[tuple[str, ...], Prepared] = {}
         self._structures: dict[tuple[str, ...], bytes] = {}
         self._alone = False
@@ -289,7 +290,7 @@ class SuspendedJob(threading.Thread):
         self._paused.set()
         self._resumed.wait()
         assert self.outcome is not None
-        if self.outcome.status == "failed":
+        if self.outcome.to_be_repeated:
             raise RunsFailed(self.outcome.error)
         return metric(self.outcome.summary)
 

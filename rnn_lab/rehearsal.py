@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from rnn_lab.config import Config, static_key
 from rnn_lab.evaluation import evaluations
-from rnn_lab.jobs import Options, Task, plan
+from rnn_lab.jobs import Task, plan
+from rnn_lab.options import Options
 from rnn_lab.recording.store import finished_run, read_run
 from rnn_lab.training import Training
 
@@ -70,7 +71,7 @@ def measure(configs: list[Config]) -> Cost:
 def rehearse(tasks: Sequence[Task], options: Options, jobs: int) -> None:
     """Prints the jobs, what becomes of each, the programs, and what they are expected to take."""
     todo = [task for task in tasks if not finished_run(task.directory)]
-    planned, steps, programs = plan(todo, options.max_runs)
+    planned, steps, programs = plan(todo, options)
     fates = dict(zip((job.directory for job in planned), steps, strict=True))
     for task in tasks:
         print(f"  {_fate(task, fates.get(task.directory)):<24}  {task.directory}  {' '.join(task.overrides)}".rstrip())
@@ -86,6 +87,7 @@ def rehearse(tasks: Sequence[Task], options: Options, jobs: int) -> None:
         own = len(program) * cost.seconds(config, step)
         print(f"  program {number}: {len(program)} runs, updates {step} to {config.training.updates}, {_duration(own)}")
         seconds, size = seconds + own, size + len(program) * cost.bytes(config, step)
+    seconds /= max(1, min(options.at_once, len(programs)))
     print(
         f"about {_duration(seconds)} and {size / 1e6:.1f} MB expected, measured on a few updates; nothing was written"
     )

@@ -67,6 +67,11 @@ class Outcome:
     summary: dict[str, float]
     error: str | None = None
 
+    @property
+    def to_be_repeated(self) -> bool:
+        """No result came of it."""
+        return self.status in ("failed", "killed")
+
 
 class Recorder:
     """The record of one run, and its end. Where our store fails, this run fails, not its neighbours.

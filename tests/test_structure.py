@@ -21,7 +21,19 @@ LAYERS: list[set[str]] = [
     {"engines", "evaluation", "predictions", "flossing"},
     {"training"},
     {"recording", "conditions", "results"},
-    {"provenance", "complaints", "interrupts", "checkpoints", "runner", "jobs", "rehearsal", "launcher", "app"},
+    {
+        "provenance",
+        "complaints",
+        "interrupts",
+        "checkpoints",
+        "runner",
+        "options",
+        "executors",
+        "jobs",
+        "rehearsal",
+        "launcher",
+        "app",
+    },
 ]
 
 # What only these may import, wherever the import stands.

@@ -32,3 +32,13 @@ class Progress:
         line = f"training {self.runs} runs: {share:3d} %  {rate:,.0f} updates/s  {self.diverged} diverged  {left}"
         sys.stderr.write(f"{start}{line:<78}{end}")
         sys.stderr.flush()
+
+
+class Silent(Progress):
+    """Shows nothing."""
+
+    def advance(self, updates: int, diverged: int = 0) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass

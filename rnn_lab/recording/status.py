@@ -54,7 +54,7 @@ def status(sweep: Path) -> Status:
         own = _updates(directory, record)
         if state == "failed" and record:
             failures.append((directory, record.get("error")))
-        step = own if state in ("completed", "diverged") else _last_step(directory) if record else 0
+        step = own if state in ("completed", "diverged") else last_step(directory) if record else 0
         done, updates = done + step, updates + own
         if state == "running" and record:
             since = max(
@@ -88,7 +88,7 @@ def _updates(directory: Path, record: dict[str, Any] | None) -> int:
     return int(found[1]) if found else 0
 
 
-def _last_step(directory: Path) -> int:
+def last_step(directory: Path) -> int:
     """The step of the last whole row; 0 if there is none."""
     file = directory / "steps.jsonl"
     if not file.is_file():

@@ -16,7 +16,8 @@ LONG = 400
 THREE = ["-m", "task.length=10", "training.log_every=1", "tracker=none", f"training.updates=20,{LONG},21", "seed=0,1"]
 ALIGNED = ["-m", "task.length=20", "training.updates=20", "training.log_every=5", "tracker=none", "seed=range(3)"]
 ALIGNED += [
-    "clip=none,norm",
+    "clip=norm",
+    "clip.threshold=0.1,1",
     "init.scale=1,3",
     "eval.every=10",
     "eval.sequences=100",

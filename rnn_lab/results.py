@@ -73,8 +73,8 @@ def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], where:
     run id hold the same configuration: the one with more records is taken, with a warning. Raises ResultsError on a path without
     runs, on foreign files, and on a condition that is not understood or that no run meets.
 
-    Cost for 1,000 runs of 100 records of 200 time steps and 6 series: 1.4 s of one core if collected (see `rnn_lab.recording.collected`), else
-    4 s, and the time in which the machine provides 1.5 GB, 1.2 of which are the frames (else 1.9).
+    Cost for 1,000 runs of 100 records of 200 time steps and 6 series: 1.4 s of one core if they are collected (see
+    `rnn_lab.recording.collected`), else 4 s, and the time in which the machine provides 1.5 (1.9) GB, 1.2 of which are the frames.
     """
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not paths:

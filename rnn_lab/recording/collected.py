@@ -10,8 +10,6 @@ if a Parquet file is damaged (its pages carry checksums).
 
 import json
 import os
-import warnings
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -112,7 +110,7 @@ def _write(steps: Path, timesteps: Path, infos: dict[Path, dict[str, Any]], stam
             for name, run in group.items():
                 rows = [len(run.scalars["step"]), int(run.lengths.sum()) * run.info["layers"]]
                 entries[name] = {"files": stamps[name], "rows": rows, "scalars": list(run.scalars)}
-                runs.append(replace(run, series={}))
+                runs.append(replace(run, series=dict))  # lets go of them
         writer.add_key_value_metadata(_metadata(schema, entries))
     scalars = dict.fromkeys((name for run in runs for name in run.scalars if name != "step"), pa.float64())
     schema = _schema({"run_id": pa.string(), "step": pa.int64(), "T": pa.int32()} | scalars)
@@ -137,7 +135,7 @@ def _groups(infos: dict[Path, dict[str, Any]]) -> Iterator[dict[str, Run]]:
 
 
 def _through_time(run: Run) -> dict[str, Any]:
-    return {"run_id": run.info["run_id"]} | index_columns(run) | run.series
+    return {"run_id": run.info["run_id"]} | index_columns(run) | run.series()
 
 
 def _records(run: Run) -> dict[str, Any]:
@@ -174,29 +172,15 @@ def _table(schema: Any, parts: Iterable[dict[str, Any]], missing: np.floating | 
 def read_collected(sweep: Path, infos: Mapping[Path, dict[str, Any]]) -> dict[Path, Run]:
     """Those of these runs of a sweep, told by directory, that its Parquet files hold as they are now.
 
-    Warns, and returns none, if a file is damaged. Row groups without such a run are not read.
+    Their series are read when asked for, a row group at a time: ask in the order of the directories' names. Raises Damaged, and so may
+    the reading of series.
     """
-    try:
-        tables = _tables(sweep)
-        if tables is None:
-            return {}
-        held = tables[0].runs
-        current = {d.name: d for d in infos if d.name in held and held[d.name]["files"] == _stamp(d)}
-        scalars, series = (table.read(list(current)) for table in tables)
-        return {
-            directory: _run(infos[directory], scalars[name], series[name], held[name]["scalars"])
-            for name, directory in current.items()
-        }
-    except Damaged as damage:
-        warnings.warn(f"{damage}; reading the runs' own files", stacklevel=4)
+    tables = _tables(sweep)
+    if tables is None:
         return {}
-
-
-def _run(info: dict[str, Any], scalars: dict[str, Any], series: dict[str, Any], names: list[str]) -> Run:
-    lengths = scalars["T"].astype(int)
-    timed = lengths if lengths.any() else lengths[:0]
-    own = {name: series[name] for name in info["series"]} if len(timed) else {}
-    return Run(info, {name: scalars[name] for name in names}, timed, own)
+    steps, timesteps = tables
+    held = {d: info for d, info in infos.items() if d.name in steps.runs and steps.runs[d.name]["files"] == _stamp(d)}
+    return {directory: _run(directory.name, info, steps, timesteps) for directory, info in held.items()}
 
 
 def _tables(sweep: Path) -> "tuple[_Table, _Table] | None":
@@ -217,38 +201,33 @@ class _Table:
         with self._read_safely():
             from pyarrow import parquet
 
-            self._file = parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True)
+            self._file = parquet.ParquetFile(path, page_checksum_verification=True)
             about = json.loads(self._file.metadata.metadata[KEY.encode()])
             self.runs: dict[str, Any] = about["runs"]
             rows = [entry["rows"][which] for entry in self.runs.values()]
-            stops = np.cumsum(rows)
-            self._ranges = dict(zip(self.runs, zip((stops - rows).tolist(), stops.tolist(), strict=True), strict=True))
+            self._stops = dict(zip(self.runs, np.cumsum(rows).tolist(), strict=True))
+            self._rows = dict(zip(self.runs, rows, strict=True))
             groups = [self._file.metadata.row_group(g).num_rows for g in range(self._file.num_row_groups)]
-            self._firsts = np.cumsum([0, *groups])
+            self._ends = np.cumsum(groups)
             if self._file.schema_arrow.names != about["columns"] or sum(rows) != sum(groups):
                 raise ValueError("its columns or rows are not those that it names")
-            self._columns = [name for name in self._file.schema_arrow.names if name not in ("run_id", *INDEX[1:])]
+        self._names = [name for name in self._file.schema_arrow.names if name not in ("run_id", *INDEX[1:])]
+        self._group, self._columns = -1, dict[str, np.ndarray]()  # the last that was read
 
-    def read(self, runs: list[str]) -> dict[str, dict[str, np.ndarray]]:
-        """The columns of each of these runs, all but run_id and those of `index_columns`."""
-        groups: dict[int, list[str]] = defaultdict(list)
-        for name in runs:
-            groups[int(np.searchsorted(self._firsts, self._ranges[name][0], side="right")) - 1].append(name)
-        found = {}
-        with self._read_safely():
-            for group, names in groups.items():
-                columns = self._read_group(group)
-                for name in names:
-                    here = slice(*(np.array(self._ranges[name]) - self._firsts[group]))
-                    found[name] = {key: column[here] for key, column in columns.items()}
-        return found
-
-    def _read_group(self, group: int) -> dict[str, np.ndarray]:
-        if group == self._file.num_row_groups:  # of runs without rows, after all others
-            return dict.fromkeys(self._columns, np.empty(0))
-        table = self._file.read_row_group(group, columns=self._columns)
-        chunks = {name: [chunk.to_numpy() for chunk in table.column(name).chunks] for name in self._columns}
-        return {name: own[0] if len(own) == 1 else np.concatenate(own) for name, own in chunks.items()}
+    def columns(self, run: str) -> dict[str, np.ndarray]:
+        """All columns of a run but run_id and those of `index_columns`."""
+        stop, rows = self._stops[run], self._rows[run]
+        if rows == 0:
+            return dict.fromkeys(self._names, np.empty(0))
+        group = int(np.searchsorted(self._ends, stop))
+        if group != self._group:
+            with self._read_safely():
+                table = self._file.read_row_group(group, columns=self._names)
+                self._columns = {name: _array(table.column(name)) for name in self._names}
+                self._group = group
+        behind = int(self._ends[group]) - stop  # rows of the runs after this one
+        size = len(self._columns[self._names[0]])
+        return {name: column[size - behind - rows : size - behind] for name, column in self._columns.items()}
 
     @contextmanager
     def _read_safely(self) -> Iterator[None]:
@@ -259,3 +238,20 @@ class _Table:
             yield
         except (ArrowException, OSError, ValueError, LookupError, TypeError, MemoryError, OverflowError) as error:
             raise Damaged(f"{self.path}: damaged ({' '.join(str(error).split())[:200]})") from error
+
+
+def _run(name: str, info: dict[str, Any], steps: _Table, timesteps: _Table) -> Run:
+    columns = steps.columns(name)
+    lengths = columns["T"].astype(int)
+    timed = lengths if lengths.any() else lengths[:0]
+
+    def series() -> dict[str, np.ndarray]:
+        own = timesteps.columns(name)
+        return {key: own[key] for key in info["series"]} if len(timed) else {}
+
+    return Run(info, {key: columns[key] for key in steps.runs[name]["scalars"]}, timed, series)
+
+
+def _array(column: Any) -> np.ndarray:
+    chunks = [chunk.to_numpy() for chunk in column.chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)

@@ -1,7 +1,7 @@
 """Reads one run's directory as `store` wrote it, whatever the writer's end has left of it. NumPy only."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ class Run:
     info      the content of run.json
     scalars   "step" (int64) and every other scalar (float64, NaN where not measured), each (record,)
     lengths   (record,), the true length of each; empty where nothing was recorded through time
-    series    each (record x layer x t,) float32, flat: t runs over a record's own length
+    series    gives each, (record x layer x t,) float32, flat, t over a record's own length; a call may be what reads them
     """
 
     info: dict[str, Any]
     scalars: dict[str, np.ndarray]
     lengths: np.ndarray
-    series: dict[str, np.ndarray]
+    series: Callable[[], dict[str, np.ndarray]]
 
 
 def read_run(path: Path, info: dict[str, Any]) -> Run:
@@ -63,7 +63,9 @@ def assemble(info: dict[str, Any], rows: Sequence[dict[str, float]], values: np.
         series = dict(zip(info["series"], _by_series(values[: ends[-1] if whole else 0], ends, sizes[0]), strict=True))
     names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "T"))
     scalars = {name: np.array([row.get(name, np.nan) for row in rows], dtype=float) for name in names}
-    return Run(info, {"step": np.array([row["step"] for row in rows], dtype=np.int64)} | scalars, lengths, series)
+    return Run(
+        info, {"step": np.array([row["step"] for row in rows], dtype=np.int64)} | scalars, lengths, lambda: series
+    )
 
 
 def _by_series(values: np.ndarray, ends: np.ndarray, series: int) -> list[np.ndarray]:

@@ -231,7 +231,7 @@ def recorded(directory: Path, values: dict[str, Any]) -> Config:
     config = make_config(EVERY_STEP | values)
     directory.mkdir()
     progress: Any = SimpleNamespace(advance=lambda *counts: None)
-    [outcome] = run_program([Job(config, directory, {})], progress)
+    [outcome] = run_program([Job(config, directory, {})], progress, 1e9)
     assert outcome.status == "completed"
     return config
 
@@ -304,5 +304,5 @@ def test_a_run_that_starts_again_has_none_of_before(tmp_path):
     (tmp_path / "run" / "contributions").mkdir(parents=True)
     write_array(tmp_path / "run" / "contributions" / "7.npy", np.zeros((3, 1, 4, 1)))
     config = make_config(EVERY_STEP | {"training.updates": 0, "probe.contributions_every": 1})
-    run_program([Job(config, tmp_path / "run", {})], SimpleNamespace(advance=lambda *counts: None))  # type: ignore[arg-type]
+    run_program([Job(config, tmp_path / "run", {})], SimpleNamespace(advance=lambda *counts: None), 1e9)  # type: ignore[arg-type]
     assert [file.name for file in (tmp_path / "run" / "contributions").iterdir()] == ["0.npy"]

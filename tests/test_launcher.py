@@ -214,7 +214,8 @@ def test_a_job_that_fails_fails_alone_and_is_tried_again(tmp_path):
     ended = train(*sweep, cwd=tmp_path)
     assert ended.status == 1
     assert "2 completed, 2 failed" in ended.out
-    table = ended.err.splitlines()
+    *table, collecting = ended.err.splitlines()
+    assert "not collected" in collecting
     assert len(table) == 2
     assert all("failed" in line for line in table)
     assert ids[1] in table[0]

@@ -99,9 +99,9 @@ class Training:
         """One mini-batch: yields what it measured, and then applies its update. Between two calls `state` may be taken."""
         training, probe, step = self.first.training, self.first.probe, self.step
         last = step == training.updates
-        evaluate = _due(self.first.eval.every, step) or (last and self.first.eval.every is not None)
+        evaluate = _due(self.first.eval.every, step, last)
         smoothness = step > 0 and _due(probe.smoothness_every, step)
-        contributions = _due(probe.contributions_every, step) or (last and probe.contributions_every is not None)
+        contributions = _due(probe.contributions_every, step, last)
         others = contributions or _due(probe.lyapunov_every, step) or _due(probe.memory_every, step)
         flossed = {}
         if flossing.due(self.first, step) and isinstance(self.net.cell, cells.Elman):
@@ -118,7 +118,7 @@ class Training:
         diverged = self.active & ~finite & (training.updates > 0)
         rows, solved = self.active if record else diverged, torch.zeros_like(diverged)
         if rows.any():  # between two rows: what a run died of
-            y = self.batches.tensors()[1]
+            y = self.batches.targets()
             scalars = {
                 "train/loss": loss,
                 "train/error": self.task.wrong(o, y, self.batches.late).double().mean(-1),
@@ -171,19 +171,19 @@ class Training:
         return scalars
 
     def _exponents(self, last: bool) -> dict[str, Tensor]:
-        every = self.first.probe.lyapunov_every
-        if every is None or not (last or _due(every, self.step)):
+        if not _due(self.first.probe.lyapunov_every, self.step, last):
             return {}
         return probes.lyapunov_scalars(self.theta, self.batches.tensors()[0], self.net.cell, self.batches.late)
 
     def _memory(self, last: bool) -> dict[str, Tensor]:
         """Every row has all series: NaN where this one is not due."""
-        every, x = self.first.probe.memory_every, self.batches.tensors()[0]
+        every, theta = self.first.probe.memory_every, self.theta
         if every is None:
             return {}
-        if not (last or _due(every, self.step)):
-            return {"memory/log10_gain": x.new_full((len(x), self.first.model.layers, self.task.steps), torch.nan)}
-        return {"memory/log10_gain": probes.memory(self.theta, x, self.net, self.batches.late)}
+        if not _due(every, self.step, last):
+            shape = (len(theta.flat), self.first.model.layers, self.task.steps)
+            return {"memory/log10_gain": theta.flat.new_full(shape, torch.nan)}
+        return {"memory/log10_gain": probes.memory(theta, self.batches.tensors()[0], self.net, self.batches.late)}
 
     def _contributions(self) -> tuple[dict[str, Tensor], Tensor]:
         lag = self.first.probe.contributions_lag
@@ -214,15 +214,22 @@ class Training:
             None if contributions is None else contributions.float().cpu().numpy(),
         )
 
+    def _tensors(self) -> list[Tensor]:
+        """What changes from update to update, (R, ...) each."""
+        return [
+            self.theta.flat,
+            *self.optimizer_state,
+            self.times_clipped,
+            *([] if self.before is None else [self.before.flat]),
+        ]
+
     def state(self) -> list[dict[str, Any]]:
         """All that each run needs to go on bit for bit, in any program: tensors of its own, numbers, and plain containers of them."""
-        tensors = [self.theta.flat, *self.optimizer_state, self.times_clipped]
-        tensors += [] if self.before is None else [self.before.flat]
         return [
             {
                 "step": self.step,
                 "since": self.since,
-                "tensors": [tensor[run].clone() for tensor in tensors],
+                "tensors": [tensor[run].clone() for tensor in self._tensors()],
                 "norms": self.clip_settings.history.of(run),
                 "generator": generator,
             }
@@ -231,21 +238,19 @@ class Training:
 
     def restore(self, states: list[dict[str, Any]]) -> None:
         """Goes on from what `state` said of these runs, wherever they were; all at one step."""
-        tensors = [self.theta.flat, *self.optimizer_state, self.times_clipped]
-        tensors += [] if self.before is None else [self.before.flat]
         for run, state in enumerate(states):
-            for tensor, own in zip(tensors, state["tensors"], strict=True):
+            for tensor, own in zip(self._tensors(), state["tensors"], strict=True):
                 tensor[run] = own
             self.clip_settings.history.put(run, state["norms"])
         self.step, self.since = states[0]["step"], states[0]["since"]
         self.batches.restore([state["generator"] for state in states], self.step)
 
 
-def _due(every: int | None, step: int) -> bool:
-    return every is not None and step % every == 0
+def _due(every: int | None, step: int, last: bool = False) -> bool:
+    """Every so many updates, and at the `last` row; never if `every` is None."""
+    return every is not None and (last or step % every == 0)
 
 
 def _spectrum_due(step: int, config: Config) -> bool:
-    return _due(config.probe.spectrum_every or max(100, config.training.log_every), step) or (
-        step == config.training.updates
-    )
+    every = config.probe.spectrum_every or max(100, config.training.log_every)
+    return _due(every, step, last=step == config.training.updates)

@@ -202,7 +202,11 @@ class MiniBatches:
         x = torch.from_numpy(self.x[:, self.k]).to(self._device)
         if x.dtype == torch.uint8:
             x = self._one_hot.zero_().scatter_(-1, x.long().unsqueeze(-1), 1)
-        return x, torch.from_numpy(self.y[:, self.k]).to(self._device)
+        return x, self.targets()
+
+    def targets(self) -> Tensor:
+        """y of the mini-batch at hand, (runs, L, batch, ...)."""
+        return torch.from_numpy(self.y[:, self.k]).to(self._device)
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """The next mini-batch of every run, as `tensors` gives it."""

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Job:
     directory: Path
     provenance: dict[str, Any]
 
-    @property
+    @cached_property
     def info(self) -> RunInfo:
         config = self.config
         tags = [config.task.name, cell_name(config), config.clip.name]

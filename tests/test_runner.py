@@ -10,7 +10,13 @@ from rnn_lab.runner import Job, run_program
 
 def recorded(directory, values: list[dict]) -> tuple[list[dict[str, bytes]], list[str], int]:
     """Of one program: the files of each run's rows, how it ended, and the updates that were counted."""
-    common = {"task.length": 10, "model.hidden": 50, "training.updates": 60, "training.log_every": 5, "tracker.name": "none"}
+    common = {
+        "task.length": 10,
+        "model.hidden": 50,
+        "training.updates": 60,
+        "training.log_every": 5,
+        "tracker.name": "none",
+    }
     jobs, counted = [], []
     for number, own in enumerate(values):
         (directory / str(number)).mkdir(parents=True)
@@ -18,7 +24,8 @@ def recorded(directory, values: list[dict]) -> tuple[list[dict[str, bytes]], lis
     progress = SimpleNamespace(advance=lambda updates, diverged: counted.append(updates))
     outcomes = run_program(jobs, progress, 1e9)  # type: ignore[arg-type]
     files = [
-        {path.name: path.read_bytes() for path in job.directory.iterdir() if path.suffix in (".jsonl", ".f32")} for job in jobs
+        {path.name: path.read_bytes() for path in job.directory.iterdir() if path.suffix in (".jsonl", ".f32")}
+        for job in jobs
     ]
     return files, [outcome.status for outcome in outcomes], sum(counted)
 
@@ -34,4 +41,5 @@ def test_a_program_goes_on_without_the_runs_that_have_ended(tmp_path, kernel):
     assert updates == 5 * 60
     for number, own in enumerate(values):
         [alone], _, _ = recorded(tmp_path / f"alone{number}", [own])
-        assert alone and together[number] == alone
+        assert alone
+        assert together[number] == alone

@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SWEEP := runs/vanishing_exploding
 
-.PHONY: demo test test-slow test-all faults lint bench figures clean
+.PHONY: demo test test-slow test-all faults lint audit bench figures clean
 
 demo: .venv
 	$(BIN)/python experiments/train.py experiment=vanishing_exploding
@@ -36,6 +36,11 @@ lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 
+# Known vulnerabilities of the locked versions; asks the package index, and fails where it does not answer.
+audit: .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[audit]'
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+
 figures: demo
 	$(BIN)/python experiments/bifurcation.py
 	$(BIN)/python experiments/error_surface.py
@@ -48,8 +53,8 @@ bench: .venv
 .venv/installed: requirements.lock pyproject.toml
 	@echo "Installing the packages of requirements.lock into .venv (one or two minutes) ..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e .  # and what torch's build asks for: CUDA
 	@touch $@
 
 clean:

@@ -114,6 +114,10 @@ def command_line(main: Any) -> None:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough: `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except RunsFailed:
         sys.exit(1)
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from rnn_lab.config import Config, ConfigError, leaves
@@ -32,8 +32,12 @@ def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
     known = {leaf.key: leaf for leaf in leaves(Config())}
     groups = {key.split(".")[0] for key in known if "." in key}
     arguments = overrides if overrides is not None else sys.argv[1:]
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r}: expected key=value; a value that is more than a word or a number wants quotes of its own"
     if "Config group override must be" in message:  # task=null, task=3
-        culprits = [a for a in arguments if "=" in a and "." not in a and a.split("=", 1)[0] not in known]
+        given = [a.partition("=") for a in arguments]
+        names = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_]\w*", re.IGNORECASE)
+        culprits = [f"{k}={v}" for k, _, v in given if k.split("@")[0] in groups and not names.fullmatch(v)]
         return f"{' '.join(culprits)}: a group takes the name of one of its options"
     full_key = re.search(r"full_key: ([^\s\[]+)", message)
     if full_key and full_key[1] in known:

@@ -251,6 +251,9 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
         for leaf in leaves(config)
         if not leaf.rule.holds(leaf.value)
     ]
+    found = found or [
+        f"{leaf.key}={_shown(leaf.value)}: must be less than 2^63" for leaf in leaves(config) if _largest(leaf.value) >= 2**63
+    ]
     if found:
         return found
     from rnn_lab.tasks import TASKS  # imports torch
@@ -308,10 +311,26 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
     return found
 
 
+def _largest(value: Any) -> int:
+    """Of the whole numbers in a value; 0 where there are none."""
+    return max((v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)), default=0)
+
+
+def least_bytes(config: Config) -> int:
+    """What training one run takes at least, a lower bound: its states, or those of one sequence of an evaluation, and its weights."""
+    model, task, number = config.model, config.task, 4 if config.training.dtype == "float32" else 8
+    units, extra = model.hidden * model.layers, 2 * task.positions if task.name in RECALL_TASKS else 0
+    trained = ((task.length_range or [task.length])[-1] + extra) * config.training.batch_size
+    states = max(trained, *(length + extra for length in config.eval.lengths or []), 0)
+    tensors = 4096 * model.layers  # Python's and PyTorch's own objects
+    return 2 * number * units * (states + model.hidden) + tensors
+
+
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_shown, value))}]"
-    return "null" if value is None else repr(value) if value == "" else str(value)
+    plain = str(value)
+    return "null" if value is None else plain if plain and plain.isprintable() else repr(value)
 
 
 def _without_effect(config: Config) -> set[str]:

@@ -1,6 +1,7 @@
 """A job before and after training: what is wrong with it, where it goes, how programs of jobs are trained and reported."""
 
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from omegaconf import DictConfig
 
-from rnn_lab.config import Config, problems, run_id
+from rnn_lab.config import RECALL_TASKS, Config, least_bytes, problems, run_id
 from rnn_lab.options import Options, options
 from rnn_lab.provenance import provenance
 from rnn_lab.recording.journal import note
@@ -43,7 +44,25 @@ def check(composed: DictConfig, config: Config, sweeping: bool) -> list[str]:
         where = Path(hydra.sweep.dir, hydra.sweep.subdir) if sweeping else Path(hydra.run.dir)
         if where != run_directory(config):
             found.append(f"{where}: a run's directory is runs/<sweep>/<run id>; choose it by sweep=NAME")
+        if options(hydra.launcher).engine in ("serial", "processes"):
+            found += _too_large(config)
     return found
+
+
+def _too_large(config: Config) -> list[str]:
+    """What cannot fit here: rather refused than killed by the system, with whatever else runs on this machine."""
+    needed, there = least_bytes(config), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed <= there:
+        return []
+    lengths = {"task.length": config.task.length, "task.length_range": config.task.length_range}
+    lengths["eval.lengths"] = config.eval.lengths
+    sizes = {"model.hidden": config.model.hidden, "model.layers": config.model.layers}
+    sizes |= {key: value for key, value in lengths.items() if value is not None}
+    sizes["training.batch_size"] = config.training.batch_size
+    if config.task.name in RECALL_TASKS:
+        sizes["task.positions"] = config.task.positions
+    said = " ".join(f"{key}={value}" for key, value in sizes.items())
+    return [f"{said}: one run takes {needed / 1e9:.3g} GB or more, and this machine has {there / 1e9:.3g} GB"]
 
 
 def metric(summary: dict[str, float]) -> float | None:

@@ -186,7 +186,8 @@ class _Program:
                 status = ("completed", None)
         except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
             log.debug("a program failed", exc_info=True)
-            status = ("failed", f"{type(error).__name__}: {error}")
+            said = str(error).partition("\n")[0]  # PyTorch's go on with the frames of its own code
+            status = ("failed", f"{type(error).__name__}: {said}")
         finally:
             for recorder in self.recorders.values():
                 recorder.finish(*status)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from commands import Ended, train
+from commands import train
 from hydra import compose, initialize_config_dir
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from kernel_oracle import omega_of
 from oracle import backpropagate, truncated, weights
@@ -40,7 +40,7 @@ LAST = ["training.updates=2", "tracker=none", "sweep=any"]
 SIZES = [1, 2, 3, 5, 8, 10, 13, 17]
 NUMBERS = [0.0, 1e-30, 1e-8, 0.1, 0.5, 0.999, 1.0, 1.5, 2.0, 10.0, 100.0, 1e6, 1e30]
 LISTS = [[1, 1], [5, 9], [10, 13], [12], [17]]
-HUGE = [10**7, 2**31, 2**63 - 1, 2**63, 10**22, 10**400]
+HUGE = [2**31, 2**45, 2**63 - 1, 2**63, 10**22, 10**400]
 WRONG = ["nan", "-inf", "-1", "-0.0", "0", "1.5", "1e400", "null", "''", "x", "true", "???", "1_000", "0x10", '"a b"', "a\\=b"]
 WRONG += ["[]", "[1]", "[2,1]", "[0,5]", "[a,b]", "[null,null]", "[1.5,2]", "[[1]]", "{}", "{a:1}", "${nothing}", "${seed}", "é"]
 WRONG += ["'\\n'", "../x", "<b>", "!!python/none", "&a", "*a", "${oc.env:HOME}", "${run_id:}", "x" * 300]
@@ -106,20 +106,21 @@ def elsewhere() -> Iterator[Path]:
         yield Path(folder)
 
 
-def accepted(arguments: list[str]) -> Config | None:
-    """The config of a command line, as train.py has it; None if it was refused, properly."""
+def looked_at(arguments: list[str]) -> tuple[Config | None, list[str]]:
+    """The config of a command line, as train.py has it, or None and the lines in which it was refused."""
+    config = None
     try:
         composed = compose("config", arguments, return_hydra_config=True)
         config = typed(composed)
         found = check(composed, config, sweeping=False)
     except Exception as error:
-        found = [complaint(error, arguments)]
+        found = complaint(error, arguments).splitlines()
     for line in found:
         assert line.isprintable(), line
         assert "Traceback" not in line
         assert any(argument.split("=")[0] in line for argument in arguments), line
     assert not os.listdir()
-    return None if found else config
+    return (None if found else config), found
 
 
 def trained(config: Config) -> tuple[str, results.Results]:
@@ -183,7 +184,7 @@ def oracle(config: Config, training: Training, w: dict, x: torch.Tensor, y: torc
 
 
 def trains_or_is_refused(arguments: list[str]) -> None:
-    config = accepted(arguments)
+    config, _ = looked_at(arguments)
     if config is None:
         return
     recorded_properly(config, *trained(config))
@@ -206,3 +207,87 @@ def test_a_config_of_legal_values_trains_like_autograd_or_is_refused(options, ov
 @given(options, overrides)
 def test_many_configs_of_legal_values(options, overrides):
     trains_or_is_refused([*SMALL, *options, *overrides, *LAST])
+
+
+@quick
+@given(overrides, mistakes)
+def test_a_config_of_wrong_values_is_refused_in_lines_that_name_a_key(overrides, mistakes):
+    looked_at([*SMALL, *LAST, *overrides, *mistakes])
+
+
+@pytest.mark.slow
+@thorough
+@given(options, overrides, mistakes)
+def test_many_configs_of_wrong_values(options, overrides, mistakes):
+    looked_at([*SMALL, *LAST, *options, *overrides, *mistakes])
+
+
+@settings(quick, max_examples=6)
+@given(overrides, mistakes, st.booleans())
+def test_the_command_line_refuses_the_same_in_the_same_words(overrides, mistakes, sweeping):
+    arguments = [*SMALL, *LAST, *overrides, *mistakes]
+    config, lines = looked_at(arguments)
+    assume(config is None)
+    assume(not sweeping or not any("," in argument for argument in arguments))  # several values, for -m
+    ended = train(*["-m"] * sweeping, *arguments, cwd=Path.cwd())
+    assert (ended.status, ended.out, ended.err.splitlines()) == (2, "", lines)
+    assert not os.listdir()
+
+
+SHORTEST = {"temporal_order": 10, "temporal_order_3bit": 10, "addition": 10, "multiplication": 10, "random_permutation": 1}
+SHORTEST |= {"memorization": 1, "copying": 1}
+
+
+@pytest.mark.parametrize("task", SHORTEST)
+def test_the_smallest_net_at_the_shortest_length(task):
+    """B = 1, H = 1; a step shorter is refused."""
+    smallest = [f"task={task}", "training.batch_size=1", "model.hidden=1", "task.positions=1", *LAST]
+    trains_or_is_refused([*smallest, f"task.length={SHORTEST[task]}"])
+    config, [line] = looked_at([*smallest, f"task.length={SHORTEST[task] - 1}"])
+    assert config is None
+    assert line.startswith(f"task.length={SHORTEST[task] - 1}: ")
+
+
+EXTREMES = {
+    "nothing at all": ["init.scale=0", "init.input_scale=0", "init.output_scale=0"],
+    "relu x 1e6": ["model.activation=relu", "init.scale=1e6"],
+    "identity x 1e6, linear, deep": ["model.activation=linear", "init=identity", "init.scale=1e6", "model.layers=8"],
+    "no learning": ["optimizer.lr=0"],
+    "all threshold": ["clip=norm", "clip.threshold=1e-30"],
+    "no threshold": ["clip=norm", "clip.threshold=1e30"],
+    "cut to 1e30": ["clip=value", "clip.threshold=1e30", "optimizer.lr=1e6"],
+    "deep": ["model.layers=8", "model=lstm"],
+    "a leak of next to nothing": ["model=leaky", "model.leak=1e-30"],
+    "weights beyond float32": ["init.scale=1e39"],
+    "weights of the smallest number": ["init.std=1e-45", "init.input_std=5e-324"],
+    "steps beyond float32": ["optimizer=adam", "optimizer.lr=1e38", "optimizer.epsilon=1e-300"],
+    "alpha 1e30": ["regularizer=omega", "regularizer.alpha=1e30"],
+    "two values, one position": ["task=copying", "task.positions=1", "task.values=2"],
+    "254 values": ["task=memorization", "task.values=254"],
+    "an evaluation of one sequence": ["eval.every=1", "eval.sequences=1", "eval.lengths=[10,500]"],
+    "one exponent": ["flossing=before", "flossing.exponents=1", "flossing.window=1", "flossing.lr=1e30"],
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("extreme", EXTREMES)
+def test_extreme_and_legal(extreme, dtype):
+    arguments = [*SMALL, *EXTREMES[extreme], *LAST, f"training.dtype={dtype}"]
+    assert looked_at(arguments)[1] == []
+    trains_or_is_refused(arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kernel", ["reference", "numba"])
+def test_ten_thousand_steps(kernel):
+    config, _ = looked_at([*SMALL, *LAST, "task.length=10000", f"training.kernel={kernel}"])
+    assert config is not None
+    recorded_properly(config, *trained(config))
+
+
+@pytest.mark.parametrize("key", ["task.length", "model.hidden", "model.layers", "training.batch_size", "task.positions"])
+def test_what_no_machine_holds_is_refused_and_not_tried(key):
+    config, [line] = looked_at(["task=memorization", f"{key}={2**45}"])
+    assert config is None
+    assert f"{key}={2**45}" in line
+    assert "GB" in line

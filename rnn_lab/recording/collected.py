@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_lab.recording.runs import Run, read_info, read_run
+from rnn_lab.recording.runs import ResultsError, Run, read_info, read_run
 
 STEPS, TIMESTEPS = "steps.parquet", "timesteps.parquet"
 SOURCES = ("steps.jsonl", "timesteps.f32")
@@ -125,7 +125,12 @@ def _metadata(schema: Any, runs: dict[str, Any]) -> dict[str, str]:
 def _groups(infos: dict[Path, dict[str, Any]]) -> Iterator[dict[str, Run]]:
     group, rows = {}, 0
     for directory, info in infos.items():
-        run = group[directory.name] = read_run(directory, info)
+        try:
+            run = group[directory.name] = read_run(directory, info)
+        except ResultsError:
+            if info["status"] != "failed":  # one that failed may have failed for its files
+                raise
+            continue
         rows += int(run.lengths.sum()) * info["layers"]
         if rows >= GROUP_ROWS:
             yield group

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig
 
@@ -13,6 +13,8 @@ from rnn_lab.config import RECALL_TASKS, Config, least_bytes, problems, run_id
 from rnn_lab.options import Options, options
 from rnn_lab.provenance import provenance
 from rnn_lab.recording.journal import note
+from rnn_lab.recording.runs import damage
+from rnn_lab.recording.store import finished_run, reopen
 
 if TYPE_CHECKING:
     from rnn_lab.runner import Job, Outcome
@@ -63,6 +65,17 @@ def _too_large(config: Config) -> list[str]:
         sizes["task.positions"] = config.task.positions
     said = " ".join(f"{key}={value}" for key, value in sizes.items())
     return [f"{said}: one run takes {needed / 1e9:.3g} GB or more, and this machine has {there / 1e9:.3g} GB"]
+def finished(directory: Path) -> dict[str, Any] | None:
+    """run.json of a run that has ended with a result, all of which is there; None if it has to be trained. One that is damaged is told,
+    and reopened. Cost: that of reading its files.
+    """
+    record = finished_run(directory)
+    if record is None or (what := damage(directory)) is None:
+        return record
+    print(f"{what}; this run is measured anew", file=sys.stderr)
+    note(directory.parent / "sweep.log", what)
+    reopen(directory)
+    return None
 
 
 def metric(summary: dict[str, float]) -> float | None:

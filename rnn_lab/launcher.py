@@ -28,12 +28,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rnn_lab.complaints import complaint
 from rnn_lab.config import Config, ConfigError, leaves, typed
-from rnn_lab.jobs import RunsFailed, Task, check, fail, metric, report, run_directory, train_jobs
+from rnn_lab.jobs import RunsFailed, Task, check, fail, finished, metric, report, run_directory, train_jobs
 from rnn_lab.options import options
 from rnn_lab.recording.collected import collect
 from rnn_lab.recording.journal import note
 from rnn_lab.recording.runs import ResultsError
-from rnn_lab.recording.store import discard_checkpoint, finished_run, lock
+from rnn_lab.recording.store import discard_checkpoint, lock
 
 if TYPE_CHECKING:
     from rnn_lab.runner import Outcome
@@ -209,14 +209,14 @@ class VectorizedLauncher(Launcher):
 
     def _launch(self, jobs: list[Prepared]) -> list[JobReturn]:
         sweep, unique = jobs[0].directory.parent, {job.directory: job for job in jobs}
-        finished = {directory: record for directory in unique if (record := finished_run(directory))}
-        todo = [job for directory, job in unique.items() if directory not in finished]
-        line = f"{len(jobs)} jobs, {len(unique)} runs, {len(finished)} of them finished before"
+        before = {directory: record for directory in unique if (record := finished(directory))}
+        todo = [job for directory, job in unique.items() if directory not in before]
+        line = f"{len(jobs)} jobs, {len(unique)} runs, {len(before)} of them finished before"
         print(f"{sweep}: {line}")
         note(sweep / "sweep.log", f"launched: {line}")
-        for directory in finished:
+        for directory in before:
             discard_checkpoint(directory)  # of one that was killed as it ended
-        returns = {d: self._returned(unique[d], metric(r.get("summary", {}))) for d, r in finished.items()}
+        returns = {d: self._returned(unique[d], metric(r.get("summary", {}))) for d, r in before.items()}
 
         suspended = [SuspendedJob(job.composed, self.hydra_context) for job in todo]
         singleton, environment = HydraConfig.instance().cfg, dict(os.environ)
@@ -237,7 +237,7 @@ class VectorizedLauncher(Launcher):
         ended = {
             job.directory: task.outcome for job, task in zip(todo, suspended, strict=True) if task.outcome is not None
         }
-        report(sweep, ended, len(finished))
+        report(sweep, ended, len(before))
         self._collect(sweep)
         return [returns[job.directory] for job in jobs]
 

@@ -15,7 +15,7 @@ import pandas as pd
 from rnn_lab.conditions import Condition, conditions, meeting
 from rnn_lab.conditions import text as text  # how a cell is shown: analysis reads nothing but this module
 from rnn_lab.recording.collected import Damaged, index_columns, read_collected
-from rnn_lab.recording.runs import ResultsError, Run, read_info, read_run
+from rnn_lab.recording.runs import ResultsError, Run, read_array, read_info, read_run
 from rnn_lab.recording.wandb.files import wandb_files
 
 WANDB = "wandb:"  # begins the address of a project at a server
@@ -143,7 +143,7 @@ def contributions(path: str | os.PathLike[str], step: int | None = None) -> Cont
         there = f"at step {step}; they are at {', '.join(map(str, steps))}" if steps else "(probe.contributions_every)"
         raise ResultsError(f"{path}: no contributions {there}")
     step = steps[-1] if step is None else step
-    arrays = dict(zip("WUb", np.load(directory / f"{step}.npy"), strict=True))
+    arrays = dict(zip("WUb", read_array(directory / f"{step}.npy"), strict=True))
     marginals = {"by_k": (-3, 1), "by_lag": (-2, -1), "beyond": (-1, -1)}  # row; lags stand from the largest to 0
     fields = {
         name: {parameter: a[:, row, ::order] for parameter, a in arrays.items()}

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_lab.recording import Row
+from rnn_lab.recording import Row, checked
 from rnn_lab.recording.store import Locked, read_run
 
 
@@ -57,7 +57,12 @@ class Follower:
         scalars = json.loads(line)
         step, T = scalars.pop("step"), scalars.pop("T", self._T)
         shape = (len(self._series), self._layers, T)
-        block = np.frombuffer(self._blocks.read(4 * shape[0] * shape[1] * T), "<f4").reshape(shape)
+        content = self._blocks.read(4 * shape[0] * shape[1] * T)
+        try:
+            checked.check_row(scalars, line + b"\n", content, needed=False)
+        except checked.Damaged as error:
+            raise ValueError(f"{self.directory}: the row of step {step} is damaged ({error})") from error
+        block = np.frombuffer(content, "<f4").reshape(shape)
         return Row(step, scalars, dict(zip(self._series, block, strict=True)))
 
     def rewind(self) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rnn_lab.recording.store import is_locked
+from rnn_lab.recording import checked
+from rnn_lab.recording.store import FINISHED, checked_from, contributions_of, is_locked
 
 STATUSES = ("completed", "failed", "diverged", "running", "killed")
 FORMAT = 1
@@ -36,13 +37,64 @@ class Run:
 
 
 def read_run(path: Path, info: dict[str, Any]) -> Run:
-    """The whole records of a directory. A torn last one is skipped; raises ResultsError on foreign bytes."""
+    """The whole records of a directory. A torn last one is skipped where its writer was killed or still lives; raises ResultsError,
+    which names the file, on foreign bytes, on a wrong checksum, and if a record of a run that has ended with a result is not there.
+    """
+    lines, file = path / "steps.jsonl", path / "timesteps.f32"
     try:
-        rows = _read_rows(path / "steps.jsonl")  # before the blocks: a record's block is written before its line
-        file = path / "timesteps.f32"
-        return assemble(info, rows, np.fromfile(file, "<f4") if file.exists() else None)
+        rows, texts = _read_rows(lines)  # before the blocks: a record's block is written before its line
+        values = np.fromfile(file, "<f4") if file.exists() else None
+        _check(path, info, rows, texts, values)
+        run = assemble(info, rows, values)
     except OSError as error:
         raise ResultsError(f"{error.filename or path}: {error.strerror or error}") from error
+    expected = info.get("rows") if info["status"] in FINISHED else None
+    if expected is not None and len(run.scalars["step"]) < expected:
+        cut = lines if len(rows) < expected else file
+        raise ResultsError(f"{cut}: cut off ({len(run.scalars['step'])} of {expected} records are there)")
+    return run
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the files of a run, in a line that names the file; None if all are whole. Cost: that of reading them."""
+    try:
+        run = read_run(path, read_info(path))
+        for index, step in enumerate(run.scalars["step"]):
+            row = {name: values[index] for name, values in run.scalars.items() if not np.isnan(values[index])}
+            for file in contributions_of(path, row | {"step": int(step)}):
+                read_array(file)
+    except ResultsError as error:
+        return str(error)
+    return None
+
+
+def read_array(file: Path) -> np.ndarray:
+    """What `store.write_array` wrote. Raises ResultsError."""
+    try:
+        return checked.array(file.read_bytes())
+    except checked.Damaged as error:
+        raise ResultsError(f"{file}: damaged ({error})") from error
+    except OSError as error:
+        raise ResultsError(f"{file}: {error.strerror or error}") from error
+
+
+def _check(
+    path: Path, info: dict[str, Any], rows: list[dict[str, float]], texts: list[bytes], values: np.ndarray | None
+) -> None:
+    """Takes the checksums out of the rows and holds each row to its own. One whose block is not yet, or no longer, there is not looked at."""
+    blocks = (np.empty(0, "<f4") if values is None else values).view(np.uint8)
+    start, first, size = 0, checked_from(info), 4 * len(info["series"]) * info["layers"]
+    for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        end = start + size * int(row.get("T", info["T"]))
+        if end > len(blocks):
+            row.pop(checked.KEY, None)
+            continue
+        try:
+            checked.check_row(row, text, blocks[start:end], needed=number >= first)
+        except checked.Damaged:
+            named = f"{path / 'steps.jsonl'}:{number + 1}, or bytes {start} to {end} of {path / 'timesteps.f32'}"
+            raise ResultsError(f"{named}: damaged (the checksum is wrong)") from None
+        start = end
 
 
 def assemble(info: dict[str, Any], rows: Sequence[dict[str, float]], values: np.ndarray | None) -> Run:
@@ -92,7 +144,9 @@ def read_info(path: Path) -> dict[str, Any]:
 
 def _checked(file: Path) -> dict[str, Any]:
     try:
-        info = json.loads(file.read_bytes())
+        info = checked.loads(file.read_bytes())
+    except checked.Damaged as error:
+        raise ResultsError(f"{file}: damaged ({error})") from error
     except ValueError as error:
         raise ResultsError(f"{file}: not readable as JSON ({error})") from error
     return check_info(info, str(file))
@@ -110,16 +164,18 @@ def check_info(info: Any, file: str) -> dict[str, Any]:
     return info
 
 
-def _read_rows(file: Path) -> list[dict[str, float]]:
+def _read_rows(file: Path) -> tuple[list[dict[str, float]], list[bytes]]:
+    """The rows, and their lines."""
     if not file.exists():
-        return []
-    lines = file.read_bytes().removesuffix(b"\n").split(b"\n")
+        return [], []
+    content = file.read_bytes()
+    lines = content.removesuffix(b"\n").split(b"\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line.decode())
         except ValueError as error:
-            if number == len(lines):
+            if number == len(lines) and (not line or not content.endswith(b"\n")):
                 break  # the writer died inside its last line, or has not finished it
             raise ResultsError(f"{file}:{number}: not a record (not readable as JSON)") from error
         if not isinstance(row, dict) or type(row.get("step")) is not int:
@@ -127,4 +183,4 @@ def _read_rows(file: Path) -> list[dict[str, float]]:
         if not NUMBERS.issuperset(map(type, row.values())):
             raise ResultsError(f"{file}:{number}: not a record (a value is not a number)")
         rows.append(row)
-    return rows
+    return rows, [line + b"\n" for line in lines[: len(rows)]]

@@ -1,19 +1,21 @@
 """Our own files, the source of truth: one directory a run, complete up to the last row whatever kills the process.
 
     run.json        status, config, provenance; replaced atomically
-    steps.jsonl     one line a row: step and scalars (Python's json: NaN, Infinity); "T" where the row's true length is not run.json's T
+    steps.jsonl     one line a row: step and scalars (Python's json: NaN, Infinity); "T" where the row's true length is not run.json's T;
+                    its checksum
     timesteps.f32   one block a row: (series, layer, t) float32, little-endian; t = 1..T of the row
     checkpoint.pt   where a run that was killed goes on; gone when the run has ended
     contributions/  <step>.npy: the lecture's double sum at a row that measured it, see probes.contributions; each replaced atomically
 
 A row's block is written before its line, both unbuffered: the line says that the row is whole. The writer holds a lock on the directory
 itself while it lives, so a run that says "running" and is not locked was killed. A run that goes on keeps every row: those that it
-measures again are not written twice.
+measures again are not written twice. All of them hold checksums, see `checked`.
 """
 
 import fcntl
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -26,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_lab.recording import Row, RunInfo
+from rnn_lab.recording import Row, RunInfo, checked
 
 log = logging.getLogger("rnn_lab")
 
@@ -70,7 +72,7 @@ def is_locked(directory: Path) -> bool:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replaces a file atomically."""
     temporary = path.with_name(f".{path.name}")  # the same one after a kill: nothing is left lying about
-    temporary.write_text(json.dumps(content, indent=1))
+    temporary.write_text(checked.dumps(content))
     os.replace(temporary, path)
 
 
@@ -78,15 +80,14 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """Replaces a .npy file atomically; its directory is made."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}")
-    with open(temporary, "wb") as file:
-        np.save(file, array)
+    temporary.write_bytes(checked.array_bytes(array))
     os.replace(temporary, path)
 
 
 def read_run(directory: Path) -> dict[str, Any] | None:
     """run.json, or None if there is none that can be read: then the run has not begun as far as anyone can tell."""
     try:
-        content = json.loads((directory / "run.json").read_text())
+        content = checked.loads((directory / "run.json").read_bytes())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -110,24 +111,48 @@ class Recorded:
 
 
 def whole_rows(directory: Path, shape: dict[str, Any]) -> list[Recorded]:
-    """The rows whose line and block are there; what a kill tore off is left out. shape: series, layers and T, as run.json has them."""
-    lines, blocks = directory / "steps.jsonl", directory / "timesteps.f32"
-    if not (lines.exists() and blocks.exists()):
+    """The rows that are there as they were written, up to the first that is torn or damaged. shape: series, layers and T, as run.json
+    has them. Cost: that of reading the files.
+    """
+    lines = directory / "steps.jsonl"
+    if not (lines.exists() and (directory / "timesteps.f32").exists()):
         return []
     found: list[Recorded] = []
-    line_at, block_at, size = 0, 0, blocks.stat().st_size
-    for line in lines.read_bytes().splitlines(keepends=True):
-        try:
-            row = json.loads(line)
-            step, T = int(row["step"]), int(row.get("T", shape["T"]))
-        except (ValueError, LookupError, TypeError, AttributeError):
-            break
-        end = block_at + 4 * len(shape["series"]) * shape["layers"] * T
-        if not line.endswith(b"\n") or end > size:
-            break
-        found.append(Recorded(step, T, line, line_at, block_at))
-        line_at, block_at = line_at + len(line), end
+    line_at, block_at, first = 0, 0, checked_from(read_run(directory))
+    with open(directory / "timesteps.f32", "rb") as blocks:
+        for line in lines.read_bytes().splitlines(keepends=True):
+            try:
+                row = json.loads(line)
+                step, T = int(row["step"]), int(row.get("T", shape["T"]))
+                size = 4 * len(shape["series"]) * shape["layers"] * T
+                block = blocks.read(size)
+                checked.check_row(row, line, block, needed=len(found) >= first)
+                for file in contributions_of(directory, row):
+                    checked.array(file.read_bytes())
+            except (ValueError, LookupError, TypeError, AttributeError, FileNotFoundError):
+                break
+            if not line.endswith(b"\n") or len(block) < size:
+                break
+            found.append(Recorded(step, T, line, line_at, block_at))
+            line_at, block_at = line_at + len(line), block_at + size
     return found
+
+
+def checked_from(record: dict[str, Any] | None) -> float:
+    """The row from which on a run's rows must have checksums; infinite for one that an earlier version recorded."""
+    return 0 if record is None else record.get("checked_from", math.inf)
+
+
+def contributions_of(directory: Path, row: dict[str, Any]) -> list[Path]:
+    """The file that belongs to this row besides the two, if it measured the double sum."""
+    measured = any(name.startswith("contributions/") for name in row)
+    return [directory / "contributions" / f"{row['step']}.npy"] if measured else []
+
+
+def reopen(directory: Path) -> None:
+    """A finished run whose files are damaged counts as killed: the next command keeps what is whole and makes the rest anew."""
+    if record := read_run(directory):
+        write_json(directory / "run.json", record | {"status": "killed"})
 
 
 class StoreSink:
@@ -156,6 +181,7 @@ class StoreSink:
             "config": info.config,
             "started": before.get("started", _now()),
             "finished": None,
+            "rows": None,  # how many there are, once it has ended
             "resumed": [*before.get("resumed", []), *([step] if step else [])],  # the steps that it went on from
             "seconds": None,  # of all that led to the result, whatever was killed in between
             "cpu_seconds": None,  # of the whole process: as `seconds`, shared by the runs of a program
@@ -165,6 +191,8 @@ class StoreSink:
             rows = [] if since is None else whole_rows(info.directory, self._shape)
             if since is None:
                 shutil.rmtree(info.directory / "contributions", ignore_errors=True)
+            unchecked = next((n for n, row in enumerate(rows) if checked.bare(row.line) != row.line), len(rows))
+            self._content["checked_from"] = unchecked
             self._before = [row for row in rows if row.step < step]
             self._again = [row for row in rows if row.step >= step]  # will be measured again
             self._rows = len(self._before)
@@ -190,7 +218,7 @@ class StoreSink:
         series, layers = self._shape["series"], self._shape["layers"]
         with open(self._directory / "timesteps.f32", "rb") as blocks:
             for row in self._before:
-                scalars = {key: value for key, value in json.loads(row.line).items() if key not in ("step", "T")}
+                scalars = {key: value for key, value in json.loads(row.line).items() if key not in ("step", "T", checked.KEY)}
                 blocks.seek(row.block_at)
                 block = np.frombuffer(blocks.read(self._block_size(row.T)), "<f4").reshape(-1, layers, row.T)
                 yield Row(row.step, scalars, dict(zip(series, block, strict=True)))
@@ -200,11 +228,11 @@ class StoreSink:
         block = np.stack([row.timesteps[name] for name in self._shape["series"]]).astype("<f4")
         length = block.shape[-1]
         own_length = {} if length == self._shape["T"] else {"T": length}
-        line = (json.dumps({"step": row.step, **own_length, **row.scalars}) + "\n").encode()
+        line = checked.line({"step": row.step, **own_length, **row.scalars}, block.tobytes())
         self._rows += 1
         if self._again:
             there = self._again.pop(0)
-            if there.line == line:
+            if there.line in (line, checked.bare(line)):
                 return
             log.warning("%s: differs from step %d on from what was recorded there; replaced", self._directory, row.step)
             self._steps.truncate(there.line_at)
@@ -232,7 +260,7 @@ class StoreSink:
         """Says how the run ended and lets go of its directory. Only a run that was killed keeps its checkpoint."""
         self._steps.close()
         self._timesteps.close()
-        self._content |= {"diverged_at": diverged_at, "summary": summary}
+        self._content |= {"diverged_at": diverged_at, "summary": summary, "rows": self._rows}
         self._end(status, error)
 
     def _end(self, status: str, error: str | None) -> None:

@@ -14,7 +14,7 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from rnn_lab import launcher
+from rnn_lab import config_files, launcher
 from rnn_lab.complaints import complaint
 from rnn_lab.config import CELL_NAMES, Config, ConfigError, problems, run_id, typed
 from rnn_lab.jobs import RunsFailed, Task, check, finished, metric, report, run_directory, train_jobs
@@ -80,6 +80,7 @@ def register() -> None:
         Plugins.instance().register(plugin)
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_id", _resolve_run_id, replace=True)
+    config_files.guard()
 
 
 def register_cell(name: str, cell: type) -> None:

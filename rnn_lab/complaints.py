@@ -42,7 +42,8 @@ def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
     full_key = re.search(r"full_key: ([^\s\[]+)", message)
     if full_key and full_key[1] in known:
         key = full_key[1]
-        given = ["?", *(a.split("=", 1)[1] for a in arguments if a.lstrip("+").split("=", 1)[0] == key and "=" in a)]
+        stood = re.search(r"Value '([^'\n]*)'", message)  # in a file, if not on the command line
+        given = [stood[1] if stood else "?", *(a.split("=", 1)[1] for a in arguments if a.lstrip("+").split("=", 1)[0] == key and "=" in a)]
         return f"{key}={given[-1]}: must be {known[key].rule.words}"
     for pattern, answer in HINTS:
         if match := re.search(pattern, message):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from rnn_lab.config import RECALL_TASKS, Config, least_bytes, problems, run_id
 from rnn_lab.options import Options, options
@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from rnn_lab.runner import Job, Outcome
 
 ROOT = Path("runs")
+HYDRA: dict[str, tuple[list[Any], str]] = {  # what of Hydra's own settings would write elsewhere, or secrets
+    "hydra.output_subdir": ([".hydra"], ".hydra, in the run's directory"),
+    "hydra.job.chdir": ([False, None], "false"),
+    "hydra.job.env_copy": ([[]], "[], since .hydra/ would hold the values"),
+}
 
 
 class RunsFailed(Exception):
@@ -46,6 +51,8 @@ def check(composed: DictConfig, config: Config, sweeping: bool) -> list[str]:
         where = Path(hydra.sweep.dir, hydra.sweep.subdir) if sweeping else Path(hydra.run.dir)
         if where != run_directory(config):
             found.append(f"{where}: a run's directory is runs/<sweep>/<run id>; choose it by sweep=NAME")
+        found += [f"{key}={OmegaConf.select(composed, key)}: must be {words}" for key, (allowed, words) in HYDRA.items()
+                  if OmegaConf.select(composed, key) not in allowed]  # fmt: skip
         if options(hydra.launcher).engine in ("serial", "processes"):
             found += _too_large(config)
     return found

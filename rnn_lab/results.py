@@ -286,6 +286,7 @@ def _tail(path: str, info: dict[str, Any]) -> dict[str, Any]:
 def _runs_frame(heads: list[dict[str, Any]], last: pd.DataFrame, tails: list[dict[str, Any]]) -> pd.DataFrame:
     head, tail = pd.DataFrame(heads), pd.DataFrame(tails)
     frame = pd.concat([head, last.reindex(head["run_id"]).reset_index(drop=True), tail], axis=1)
+    frame = frame.loc[:, ~frame.columns.duplicated()]  # whatever a config of somebody else's calls its keys
     empty = frame.columns[frame.isna().all()]
     return frame.astype(dict.fromkeys(empty, float) | {"diverged_at": float})  # all None would be of dtype object
 

@@ -41,6 +41,14 @@ def check_row(row: dict[str, float], line: bytes, block: Any, needed: bool) -> N
         raise Damaged("its checksum is wrong")
 
 
+def parse(text: str | bytes) -> Any:
+    """JSON. Raises ValueError, for what is nested beyond reason too."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def dumps(content: dict[str, Any]) -> str:
     """An object as JSON, with a checksum."""
     return json.dumps(content | {KEY: _crc(content)}, indent=1)
@@ -48,7 +56,7 @@ def dumps(content: dict[str, Any]) -> str:
 
 def loads(text: bytes) -> Any:
     """What `dumps` wrote, or any other JSON. Raises ValueError."""
-    content = json.loads(text)
+    content = parse(text)
     if isinstance(content, dict) and KEY in content and content.pop(KEY) != _crc(content):
         raise Damaged(f'its checksum is wrong; if it was edited, remove "{KEY}" from it')
     return content

@@ -54,7 +54,7 @@ class Follower:
         return [self._row(self._lines.popleft()) for _ in range(min(most, len(self._lines)))]
 
     def _row(self, line: bytes) -> Row:
-        scalars = json.loads(line)
+        scalars = checked.parse(line)
         step, T = scalars.pop("step"), scalars.pop("T", self._T)
         shape = (len(self._series), self._layers, T)
         content = self._blocks.read(4 * shape[0] * shape[1] * T)

@@ -14,6 +14,31 @@ from rnn_lab.recording.store import FINISHED, checked_from, contributions_of, is
 STATUSES = ("completed", "failed", "diverged", "running", "killed")
 FORMAT = 1
 NUMBERS = {int, float, bool, type(None)}
+INDEX = ("step", "layer", "t", "lag")  # of a value through time; what else names a column of it is a series
+
+
+def _whole(value: Any, most: int = 2**31) -> bool:
+    return type(value) is int and 0 <= value < most
+
+
+def _names(value: Any) -> bool:
+    """Whether it can name the series."""
+    plain = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return plain and len(set(value)) == len(value) and not {"run_id", *INDEX} & set(value)
+
+
+CONTENT: dict[str, Callable[[Any], bool]] = {  # what of run.json is relied on
+    "run_id": lambda v: isinstance(v, str) and v != "",
+    "status": lambda v: isinstance(v, str) and v in STATUSES,
+    "config": lambda v: isinstance(v, dict),
+    "series": _names,
+    "layers": _whole,
+    "T": _whole,
+    "rows": lambda v: v is None or _whole(v),
+    "checked_from": lambda v: v is None or _whole(v),
+    "diverged_at": lambda v: v is None or _whole(v, 2**63),
+    "baseline": lambda v: v is None or isinstance(v, dict),
+}
 
 
 class ResultsError(ValueError):
@@ -157,10 +182,13 @@ def check_info(info: Any, file: str) -> dict[str, Any]:
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         found = info.get("format") if isinstance(info, dict) else type(info).__name__
         raise ResultsError(f"{file}: not a run.json of format {FORMAT} (found {found!r})")
-    kinds = {"run_id": str, "status": str, "config": dict, "series": list, "layers": int, "T": int}
-    wrong = [key for key, kind in kinds.items() if not isinstance(info.get(key), kind)]
-    if wrong or info["status"] not in STATUSES:
-        raise ResultsError(f"{file}: missing or unusable: {', '.join(wrong) or 'status'}")
+    wrong = [key for key, holds in CONTENT.items() if not holds(info.get(key))]
+    if wrong:
+        raise ResultsError(f"{file}: missing or unusable: {', '.join(wrong)}")
+    try:
+        json.dumps(info, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ResultsError(f"{file}: holds text that is none ({error.reason})") from error
     return info
 
 
@@ -173,13 +201,13 @@ def _read_rows(file: Path) -> tuple[list[dict[str, float]], list[bytes]]:
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line.decode())
+            row = checked.parse(line.decode())
         except ValueError as error:
             if number == len(lines) and (not line or not content.endswith(b"\n")):
                 break  # the writer died inside its last line, or has not finished it
             raise ResultsError(f"{file}:{number}: not a record (not readable as JSON)") from error
-        if not isinstance(row, dict) or type(row.get("step")) is not int:
-            raise ResultsError(f"{file}:{number}: not a record (expected an object with an integer step)")
+        if not isinstance(row, dict) or not _whole(row.get("step"), 2**63) or not _whole(row.get("T", 0)):
+            raise ResultsError(f"{file}:{number}: not a record (expected an object with a whole number as step)")
         if not NUMBERS.issuperset(map(type, row.values())):
             raise ResultsError(f"{file}:{number}: not a record (a value is not a number)")
         rows.append(row)

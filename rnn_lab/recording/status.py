@@ -1,13 +1,14 @@
 """How far a sweep is, read from its files alone: whoever trains it, here or elsewhere, is not asked."""
 
-import json
 import re
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rnn_lab.recording import checked
 from rnn_lab.recording.store import is_locked, read_run
 
 TAIL = 16_384  # bytes of steps.jsonl that surely hold its last line
@@ -81,8 +82,9 @@ def _state(directory: Path, record: dict[str, Any] | None, launching: bool) -> s
 
 def _updates(directory: Path, record: dict[str, Any] | None) -> int:
     """training.updates of a run; from Hydra's file, as text, before there is a record: YAML takes 5 ms a run."""
-    if record is not None:
-        return int(record["config"]["training"]["updates"])
+    with suppress(LookupError, TypeError, ValueError):
+        if record is not None:
+            return int(record["config"]["training"]["updates"])
     file = directory / ".hydra" / "config.yaml"
     found = re.search(r"^training:\n(?:  .*\n)*?  updates: (\d+)$", file.read_text(), re.M) if file.is_file() else None
     return int(found[1]) if found else 0
@@ -97,6 +99,6 @@ def last_step(directory: Path) -> int:
         rows.seek(max(0, file.stat().st_size - TAIL))
         lines = rows.read().split(b"\n")[:-1]
     try:
-        return int(json.loads(lines[-1])["step"]) if lines else 0
+        return int(checked.parse(lines[-1])["step"]) if lines else 0
     except (ValueError, LookupError, TypeError):
         return 0

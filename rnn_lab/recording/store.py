@@ -122,7 +122,7 @@ def whole_rows(directory: Path, shape: dict[str, Any]) -> list[Recorded]:
     with open(directory / "timesteps.f32", "rb") as blocks:
         for line in lines.read_bytes().splitlines(keepends=True):
             try:
-                row = json.loads(line)
+                row = checked.parse(line)
                 step, T = int(row["step"]), int(row.get("T", shape["T"]))
                 size = 4 * len(shape["series"]) * shape["layers"] * T
                 block = blocks.read(size)

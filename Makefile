@@ -1,4 +1,4 @@
-# Everything runs in .venv, built from requirements.lock. PIP_* variables pass through to pip.
+# Everything runs in .venv, built from requirements.lock and requirements-torch.txt. PIP_* variables pass through to pip.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SWEEP := runs/vanishing_exploding
@@ -40,6 +40,7 @@ lint: .venv
 audit: .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[audit]'
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+	$(BIN)/pip-audit --strict --disable-pip --no-deps -r requirements-torch.txt
 
 figures: demo
 	$(BIN)/python experiments/bifurcation.py
@@ -50,11 +51,12 @@ bench: .venv
 	$(BIN)/python experiments/benchmark.py
 
 .venv: .venv/installed
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock requirements-torch.txt pyproject.toml
 	@echo "Installing the packages of requirements.lock into .venv (one or two minutes) ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e .  # and what torch's build asks for: CUDA
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 clean:

@@ -15,7 +15,7 @@ from rnn_lab.recording.store import Locked
 
 HINTS = (  # pattern over the message, the line that answers it
     (r"Ambiguous value for argument '(?P<o>[^']*)'", "{o}: several values make a sweep; add -m"),
-    (r"Could not find '(?P<group>[^']*)/(?P<option>[^']*)'", "{group}={option}: must be one of {options}"),
+    (r"Could not find '(?P<group>[^'/]*)/(?P<option>[^']*)'", "{group}={option}: must be one of {options}"),
     (r"Could not override '(?P<key>[^']*)'", "{key}: no such key{close}"),
     (r"Key '(?P<key>[^']*)' (is )?not in", "{key}: no such key{close}"),
 )
@@ -26,6 +26,8 @@ def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
     for ours in (error, error.__cause__):  # Hydra may have wrapped it
         if isinstance(ours, ConfigError | Locked):
             return str(ours)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     if not isinstance(error, HydraException | OmegaConfBaseException) and not _hydra_refuses(error):
         return "".join(traceback.format_exception(error)).rstrip()
     message = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
@@ -43,7 +45,10 @@ def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
     if full_key and full_key[1] in known:
         key = full_key[1]
         stood = re.search(r"Value '([^'\n]*)'", message)  # in a file, if not on the command line
-        given = [stood[1] if stood else "?", *(a.split("=", 1)[1] for a in arguments if a.lstrip("+").split("=", 1)[0] == key and "=" in a)]
+        given = [
+            stood[1] if stood else "?",
+            *(a.split("=", 1)[1] for a in arguments if a.lstrip("+").split("=", 1)[0] == key and "=" in a),
+        ]
         return f"{key}={given[-1]}: must be {known[key].rule.words}"
     for pattern, answer in HINTS:
         if match := re.search(pattern, message):

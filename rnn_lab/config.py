@@ -252,7 +252,9 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
         if not leaf.rule.holds(leaf.value)
     ]
     found = found or [
-        f"{leaf.key}={_shown(leaf.value)}: must be less than 2^63" for leaf in leaves(config) if _largest(leaf.value) >= 2**63
+        f"{leaf.key}={_shown(leaf.value)}: must be less than 2^63"
+        for leaf in leaves(config)
+        if _largest(leaf.value) >= 2**63
     ]
     if found:
         return found

@@ -72,6 +72,8 @@ def _too_large(config: Config) -> list[str]:
         sizes["task.positions"] = config.task.positions
     said = " ".join(f"{key}={value}" for key, value in sizes.items())
     return [f"{said}: one run takes {needed / 1e9:.3g} GB or more, and this machine has {there / 1e9:.3g} GB"]
+
+
 def finished(directory: Path) -> dict[str, Any] | None:
     """run.json of a run that has ended with a result, all of which is there; None if it has to be trained. One that is damaged is told,
     and reopened. Cost: that of reading its files.

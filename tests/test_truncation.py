@@ -34,7 +34,9 @@ class OwnLSTM:
         return h, c
 
 
-def oracle(theta: Parameters, run: tuple[int, ...], x: Tensor, y: Tensor, phi: str, name: str, K: int) -> dict[str, Tensor]:
+def oracle(
+    theta: Parameters, run: tuple[int, ...], x: Tensor, y: Tensor, phi: str, name: str, K: int
+) -> dict[str, Tensor]:
     return truncated(weights(theta, run), x, y, phi, "cross entropy", "mean", name.removeprefix("own "), LEAK, K)
 
 

@@ -69,12 +69,12 @@ def collect(sweep: Path) -> None:
 
 
 def _stamp(directory: Path) -> list[list[int] | None]:
-    """Size and time of a run's files; None for one that is missing."""
+    """Size and time of a run's files; None for one that is missing or out of reach."""
 
     def stamp(file: Path) -> list[int] | None:
         try:
             stat = file.stat()
-        except FileNotFoundError:
+        except OSError:
             return None
         return [stat.st_size, stat.st_mtime_ns]
 

@@ -40,6 +40,7 @@ class Task(NamedTuple):
 
 
 def run_directory(config: Config) -> Path:
+    """runs/<sweep>/<run id>, relative to the current directory."""
     return ROOT / config.sweep / run_id(config)
 
 

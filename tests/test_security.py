@@ -10,7 +10,17 @@ from commands import TINY, end, start
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for room in ("rnn_lab", "experiments", "analysis") for path in (ROOT / room).rglob("*.py"))
 # What makes code of data. `pickle.loads` of a composed config, in the launcher, is of bytes that it has made itself a moment before.
-FORBIDDEN = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "pickle.load", "yaml.load", "yaml.unsafe_load"}
+FORBIDDEN = {
+    "eval",
+    "exec",
+    "compile",
+    "__import__",
+    "os.system",
+    "os.popen",
+    "pickle.load",
+    "yaml.load",
+    "yaml.unsafe_load",
+}
 FORBIDDEN |= {"yaml.full_load", "marshal.loads", "shelve.open", "pd.read_pickle", "joblib.load", "instantiate", "call"}
 OWN_BYTES = {"launcher.py": {"pickle.loads"}}
 

@@ -1,7 +1,6 @@
 """Reads a run's directory while it is written: each look yields the rows that are whole since the last one."""
 
 import fcntl
-import json
 import os
 from collections import deque
 from pathlib import Path

@@ -46,6 +46,7 @@ def _give_out(mirror: Mirror, patience: float) -> None:
 
 
 def main() -> None:
+    """Mirrors until it is told to end or, with nobody left to tell it, until it has nothing more to do."""
     patience = float(sys.argv[1])
     warnings = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what wandb prints is no warning of ours

@@ -429,7 +429,11 @@ def cell_name(config: Config) -> str:
 
 
 def run_name(config: Config) -> str:
-    """A readable name that ends in the run id, for people and dashboards."""
+    """A readable name that ends in the run id, for people and dashboards.
+
+    >>> run_name(Config(seed=3)).rpartition("-")[0]
+    'tanh-1-L100-none-s3'
+    """
     init = config.init
     spread = f"std{init.std:g}" if init.std is not None else f"{init.scale:g}"
     what = f"{cell_name(config)}-{spread}" if config.preset == "none" else config.preset.removeprefix("pascanu_")

@@ -13,9 +13,8 @@ from commands import ENVIRONMENT
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 BLOCK = r"\n\n```\w+\n(.*?)```"
-RECIPES = {  # by title, what stands under it
-    title: body for title, body in re.findall(r"^## (A \w+)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL)
-}
+# By title, what stands under it
+RECIPES = dict(re.findall(r"^## (A \w+)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
 
 
 def edited(text: str, old: str, new: str) -> str:

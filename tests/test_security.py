@@ -1,4 +1,4 @@
-"""No file that the lab reads can run code, and nothing of it can be reached from outside: read from the source, and seen on a live sweep."""
+"""No file that the lab reads can run code, and nothing of it can be reached from outside: by its source, and on a live sweep."""
 
 import ast
 import contextlib

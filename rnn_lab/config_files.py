@@ -26,7 +26,7 @@ CALLED = re.compile(
     r"|logging\.(Stream|File|Null)Handler|colorlog\.ColoredFormatter"
 )
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")  # dictConfig imports whatever else stands behind ext://
-REASON = "a config names no code but that of installed Hydra plugins"
+REASON = "a config file names no code but that of installed Hydra plugins"
 
 
 class Files(FileConfigSource):
@@ -57,27 +57,31 @@ def _refuse_aliases(file: Path) -> None:
 
 
 class Loader(ConfigLoaderImpl):
-    """Composes configs, and refuses those whose `hydra` names foreign code."""
+    """Composes configs, and refuses those whose `hydra` names foreign code in a file; what is typed on the command line is the user's own."""
 
-    def load_configuration(self, *args: Any, **kwargs: Any) -> DictConfig:
+    def load_configuration(
+        self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any
+    ) -> DictConfig:
         try:
-            composed = super().load_configuration(*args, **kwargs)
+            composed = super().load_configuration(config_name, overrides, *args, **kwargs)
         except RecursionError as error:
             raise ConfigError("the defaults lists of the config files go round in a circle") from error
-        if found := foreign(OmegaConf.to_container(composed.hydra), "hydra"):
-            raise ConfigError("\n".join(found))
+        typed = {override.lstrip("+").partition("=")[0] for override in overrides}
+        found = foreign(OmegaConf.to_container(composed.hydra), "hydra")
+        if refused := [line for name, line in found.items() if name not in typed]:
+            raise ConfigError("\n".join(refused))
         return composed
 
 
-def foreign(node: Any, prefix: str) -> list[str]:
-    """What in a plain tree would call or import something else than CALLED and STREAMS, a line each."""
-    found = []
+def foreign(node: Any, prefix: str) -> dict[str, str]:
+    """What in a plain tree would call or import something else than CALLED and STREAMS: by its key, a line that says so."""
+    found = {}
     for key, value in node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ():
         name = f"{prefix}.{key}"
         called = key in CALLS and value is not None and not (isinstance(value, str) and CALLED.fullmatch(value))
         if called or (isinstance(value, str) and value.startswith("ext://") and value not in STREAMS):
-            found.append(f"{name}={value if isinstance(value, str) else type(value).__name__}: {REASON}")
-        found += foreign(value, name)
+            found[name] = f"{name}={value if isinstance(value, str) else type(value).__name__}: {REASON}"
+        found |= foreign(value, name)
     return found
 
 

@@ -67,9 +67,6 @@ MORE_MISTAKES = {  # a command, and what each of its lines says
     "hydra.job.chdir=true": ["hydra.job.chdir=True: must be false"],
     "hydra.job.env_copy=[PATH]": ["hydra.job.env_copy=['PATH']: must be []"],
     "hydra.output_subdir=../x": ["hydra.output_subdir=../x: must be .hydra"],
-    "hydra/sweeper=basic hydra.sweeper._target_=os.system": [
-        "hydra.sweeper._target_=os.system: a config names no code"
-    ],
     "model.hidden=1000000 task.length=1000000": ["GB or more, and this machine has"],
     "training.updates=99999999999999999999": ["training.updates=99999999999999999999: must be less than 2^63"],
     "init.scale=1,2": ["init.scale=1,2: several values make a sweep; add -m"],

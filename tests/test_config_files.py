@@ -115,7 +115,7 @@ def test_what_hydra_and_its_plugins_name_is_let_through(folder):
         foreign(
             {"a": [{"_target_": "rnn_lab.app.Check"}], "class": "logging.StreamHandler", "s": "ext://sys.stdout"}, "h"
         )
-        == []
+        == {}
     )
     for name in ("os.system", "rnn_lab.app.Checker", "logging.handlers.SocketHandler", "", 3, {"a": 1}):
         assert len(foreign({"a": [{"_target_": name}]}, "hydra")) == 1

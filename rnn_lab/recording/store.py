@@ -221,7 +221,9 @@ class StoreSink:
         series, layers = self._shape["series"], self._shape["layers"]
         with open(self._directory / "timesteps.f32", "rb") as blocks:
             for row in self._before:
-                scalars = {key: value for key, value in json.loads(row.line).items() if key not in ("step", "T", checked.KEY)}
+                scalars = {
+                    key: value for key, value in json.loads(row.line).items() if key not in ("step", "T", checked.KEY)
+                }
                 blocks.seek(row.block_at)
                 block = np.frombuffer(blocks.read(self._block_size(row.T)), "<f4").reshape(-1, layers, row.T)
                 yield Row(row.step, scalars, dict(zip(series, block, strict=True)))

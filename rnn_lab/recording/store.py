@@ -185,6 +185,7 @@ class StoreSink:
             "finished": None,
             "goes_on": True,  # whether the same command starts from the checkpoint and keeps the rows
             "rows": None,  # how many there are, once it has ended
+            "earlier_git": _distinct([*before.get("earlier_git", []), before.get("git"), describe.get("git")])[:-1],
             "resumed": [*before.get("resumed", []), *([step] if step else [])],  # the steps that it went on from
             "seconds": None,  # of all that led to the result, whatever was killed in between
             "cpu_seconds": None,  # of the whole process: as `seconds`, shared by the runs of a program
@@ -250,7 +251,7 @@ class StoreSink:
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint holds of the record, so that it can go on."""
-        kept = {key: self._content[key] for key in ("started", "resumed")}
+        kept = {key: self._content.get(key) for key in ("started", "resumed", "git", "earlier_git")}
         return kept | {"rows": self._rows, **self._seconds()}
 
     def _seconds(self) -> dict[str, float]:
@@ -299,6 +300,12 @@ def discard_checkpoint(directory: Path) -> None:
     """A run that has ended needs none, nor one that was being written when somebody killed it."""
     for name in (CHECKPOINT, f".{CHECKPOINT}"):
         (directory / name).unlink(missing_ok=True)
+
+
+def _distinct(origins: list[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Those that there are, the last one last, each once."""
+    kept = [origin for origin in reversed(origins) if origin is not None]
+    return [origin for n, origin in enumerate(kept) if origin not in kept[:n]][::-1]
 
 
 def _now() -> str:

@@ -56,7 +56,7 @@ def beginning(directory: Path, run_id: str, shape: dict[str, Any]) -> Beginning:
     record = read_run(directory)
     if record is None and not (directory / "run.json").exists():
         return AFRESH
-    if record is not None and record.get("status") not in ("running", "killed"):
+    if record is not None and not record.get("goes_on", record.get("status") in ("running", "killed")):
         return AFRESH
     if record is not None and any(record.get(key) != shape[key] for key in SHAPE):
         return AFRESH  # written by other code: the rows don't go together

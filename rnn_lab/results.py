@@ -54,7 +54,9 @@ METRICS = (
 class Results:
     """Three frames joined by `run_id`; a missing value is NaN in all of them.
 
-    runs        one row a run: run_id, sweep, status, diverged_at, config, last value of each metric, origin
+    runs        one row a run: run_id, sweep, status, diverged_at, config, last value of each metric, origin, flags (what whoever
+                uses its numbers must know: "diverged at 120", "killed at 40 of 400", "stopped at 40 of 400" (solved), "resumed 2x",
+                "uncommitted changes", "begun by other code"; missing where there is nothing to say)
     steps       one row a record: run_id, step, metrics
     timesteps   one row a record, layer and t: run_id, step, layer (1 = nearest input), t (1..T), lag (T - t), series
     config      the names of those columns of `runs` that are leaves of the config
@@ -106,7 +108,10 @@ def _results(sources: "Mapping[Path, _Source]", asked: Sequence[Condition], coll
         rows = {key: rows[key] | summaries.get(run.info["run_id"], nothing) for key, run in runs.items()}
         runs = {key: runs[key] for key in meeting(late, rows, leaves)}
     steps = _steps_frame(list(runs.values()))
-    about = _runs_frame([heads[key] for key in runs], _last(steps), [tails[key] for key in runs])
+    reached = steps.groupby("run_id")["step"].max()
+    flags = [_flags(infos[key], int(reached.get(infos[key]["run_id"], 0))) for key in runs]
+    marked = [tails[key] | {"flags": flag} for key, flag in zip(runs, flags, strict=True)]
+    about = _runs_frame([heads[key] for key in runs], _last(steps), marked)
     config = tuple(leaf for leaf in leaves if leaf in about)
     return Results(about, steps, _timesteps_frame(list(runs.values())), config)
 
@@ -279,8 +284,24 @@ def _tail(path: str, info: dict[str, Any]) -> dict[str, Any]:
         | {"T": info["T"], "layers": info["layers"], "path": path}
         | {key: info.get(key) for key in ("name", "command", "error", "started", "finished")}
         | {key: info.get(key) for key in ("seconds", "cpu_seconds", "program_runs")}
+        | {"resumed": len(info.get("resumed") or [])}
         | _leaves({key: info.get(key) or {} for key in ("git", "versions")})
     )
+
+
+def _flags(info: dict[str, Any], reached: int) -> str | None:
+    """reached: the last step that is recorded."""
+    updates = info["config"].get("training", {}).get("updates", reached)
+    git, earlier, resumed = info.get("git") or {}, info.get("earlier_git") or [], info.get("resumed") or []
+    found = {
+        f"diverged at {info.get('diverged_at')}": info["status"] == "diverged",
+        f"{info['status']} at {reached} of {updates}": info["status"] not in ("completed", "diverged"),
+        f"stopped at {reached} of {updates}": info["status"] == "completed" and reached < updates,
+        f"resumed {len(resumed)}x": bool(resumed),
+        "uncommitted changes": any(origin.get("dirty") for origin in (git, *earlier)),
+        "begun by other code": any(origin.get("commit") != git.get("commit") for origin in earlier),
+    }
+    return "; ".join(words for words, holds in found.items() if holds) or None
 
 
 def _runs_frame(heads: list[dict[str, Any]], last: pd.DataFrame, tails: list[dict[str, Any]]) -> pd.DataFrame:

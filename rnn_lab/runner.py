@@ -100,7 +100,7 @@ class Recorder:
         try:
             self.store.log(row)
         except OSError as error:
-            return self.finish("failed", f"{type(error).__name__}: {error}")
+            return self.finish("failed", f"{type(error).__name__}: {error}", goes_on=True)  # the disk is full, say
         self._last |= {"step": row.step, **row.scalars}
         if diverged:
             self._diverged_at = row.step
@@ -115,13 +115,13 @@ class Recorder:
         except OSError as error:
             checkpoints.warn(f"{self.info.directory.parent}: no checkpoints ({type(error).__name__}: {error})")
 
-    def finish(self, status: str, error: str | None = None) -> None:
-        """Ends the run once; later calls do nothing."""
+    def finish(self, status: str, error: str | None = None, goes_on: bool = False) -> None:
+        """Ends the run once; later calls do nothing. goes_on: a failed one may start from its checkpoint."""
         if self.outcome is not None:
             return
         self.outcome = Outcome(status, self._last, error)
         try:
-            self.store.finish(status, self._last, self._diverged_at, error)
+            self.store.finish(status, self._last, self._diverged_at, error, goes_on)
         except OSError as failure:
             self.outcome = Outcome("failed", self._last, f"{type(failure).__name__}: {failure}")
         self._note_end(self.outcome)

@@ -124,7 +124,7 @@ def test_runs_without_records_are_rows_without_curves(tmp_path):
     write_run(tmp_path, "b", [{"step": 0, "train/loss": np.nan}], series=(), config={"seed": 1})
     page = embedding.embed(load(tmp_path))
     keys = [column["key"] for column in page["columns"]]
-    assert keys == ["seed", "status", "message", "run_id"]
+    assert keys == ["seed", "status", "flags", "message", "run_id"]
     assert [run["cells"] for run in page["runs"]] == [[0, "failed", "no memory", "a"], [1, "completed", None, "b"]]
     assert [(run["steps"], run["metrics"], run["series"]) for run in page["runs"]] == [([], {}, {}), ([0], {}, {})]
 

@@ -106,7 +106,7 @@ def read_array(file: Path) -> np.ndarray:
 def _check(
     path: Path, info: dict[str, Any], rows: list[dict[str, float]], texts: list[bytes], values: np.ndarray | None
 ) -> None:
-    """Takes the checksums out of the rows and holds each row to its own. One whose block is not yet, or no longer, there is not looked at."""
+    """Takes the checksums out of the rows and holds each row to its own, but for one whose block is not there (yet, or any longer)."""
     blocks = (np.empty(0, "<f4") if values is None else values).view(np.uint8)
     start, first, size = 0, checked_from(info), 4 * len(info["series"]) * info["layers"]
     for number, (row, text) in enumerate(zip(rows, texts, strict=True)):

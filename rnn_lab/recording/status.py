@@ -19,7 +19,8 @@ class Status:
     """A sweep at one moment.
 
     runs: how many in each state, one of results.STATUSES or "waiting".  done, updates: summed over the runs.  rate: updates a second of the
-    runs that train, since they began.  failures: directory and error.  when: the clock, in seconds.
+    runs that train, since they began.  failures: directory and error.  when: the clock, in seconds.  resumed, dirty: how many runs went on
+    from a checkpoint, and how many were trained by code with uncommitted changes.
     """
 
     runs: Counter[str]
@@ -28,6 +29,8 @@ class Status:
     rate: float
     failures: list[tuple[Path, str]]
     when: float
+    resumed: int = 0
+    dirty: int = 0
 
     @property
     def alive(self) -> bool:
@@ -47,11 +50,13 @@ def status(sweep: Path) -> Status:
         raise NoSweep(f"{sweep}: not a sweep (expected run directories in it)")
     launching = is_locked(sweep)
     states, failures = Counter[str](), []
-    done, updates, rate, now = 0, 0, 0.0, time.time()
+    done, updates, resumed, dirty, rate, now = 0, 0, 0, 0, 0.0, time.time()
     for directory in directories:
         record = read_run(directory)
         state = _state(directory, record, launching)
         states[state] += 1
+        resumed += bool((record or {}).get("resumed"))
+        dirty += any(origin.get("dirty") for origin in _origins(record or {}))
         own = _updates(directory, record)
         if state == "failed" and record:
             failures.append((directory, record.get("error")))
@@ -62,11 +67,15 @@ def status(sweep: Path) -> Status:
                 now - (directory / "run.json").stat().st_mtime, 1e-3
             )  # written when the run began or was resumed
             rate += (step - (record.get("resumed") or [0])[-1]) / since
-    return Status(states, done, updates, rate, failures, now)
+    return Status(states, done, updates, rate, failures, now, resumed, dirty)
 
 
 def _is_run(path: Path) -> bool:
     return (path / "run.json").is_file() or (path / ".hydra").is_dir()
+
+
+def _origins(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [record.get("git") or {}, *(record.get("earlier_git") or [])]
 
 
 def _state(directory: Path, record: dict[str, Any] | None, launching: bool) -> str:
@@ -86,7 +95,11 @@ def _updates(directory: Path, record: dict[str, Any] | None) -> int:
         if record is not None:
             return int(record["config"]["training"]["updates"])
     file = directory / ".hydra" / "config.yaml"
-    found = re.search(r"^training:\n(?:  .*\n)*?  updates: (\d+)$", file.read_text(), re.M) if file.is_file() else None
+    found = (
+        re.search(r"^training:\n(?:  .*\n)*?  updates: (\d+)$", file.read_text(errors="replace"), re.M)
+        if file.is_file()
+        else None
+    )
     return int(found[1]) if found else 0
 
 

@@ -12,6 +12,7 @@ itself while it lives, so a run that says "running" and is not locked was killed
 measures again are not written twice. All of them hold checksums, see `checked`.
 """
 
+import errno
 import fcntl
 import json
 import logging
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +154,7 @@ def contributions_of(directory: Path, row: dict[str, Any]) -> list[Path]:
 def reopen(directory: Path) -> None:
     """A finished run whose files are damaged counts as killed: the next command keeps what is whole and makes the rest anew."""
     if record := read_run(directory):
-        write_json(directory / "run.json", record | {"status": "killed"})
+        write_json(directory / "run.json", record | {"status": "killed", "goes_on": True})
 
 
 class StoreSink:
@@ -181,7 +183,9 @@ class StoreSink:
             "config": info.config,
             "started": before.get("started", _now()),
             "finished": None,
+            "goes_on": True,  # whether the same command starts from the checkpoint and keeps the rows
             "rows": None,  # how many there are, once it has ended
+            "earlier_git": _distinct([*before.get("earlier_git", []), before.get("git"), describe.get("git")])[:-1],
             "resumed": [*before.get("resumed", []), *([step] if step else [])],  # the steps that it went on from
             "seconds": None,  # of all that led to the result, whatever was killed in between
             "cpu_seconds": None,  # of the whole process: as `seconds`, shared by the runs of a program
@@ -196,8 +200,8 @@ class StoreSink:
             self._before = [row for row in rows if row.step < step]
             self._again = [row for row in rows if row.step >= step]  # will be measured again
             self._rows = len(self._before)
-            self._steps = open(info.directory / "steps.jsonl", "ab", buffering=0)  # noqa: SIM115
-            self._timesteps = open(info.directory / "timesteps.f32", "ab", buffering=0)  # noqa: SIM115
+            self._steps = FileIO(info.directory / "steps.jsonl", "a")
+            self._timesteps = FileIO(info.directory / "timesteps.f32", "a")
             self._cut(rows[-1] if rows else None)
             write_json(self._directory / "run.json", self._content)
         except OSError as error:
@@ -240,14 +244,14 @@ class StoreSink:
             self._steps.truncate(there.line_at)
             self._timesteps.truncate(there.block_at)
             self._again = []
-        self._timesteps.write(block.tobytes())
+        _write(self._timesteps, block.tobytes())
         if row.contributions is not None:
             write_array(self._directory / "contributions" / f"{row.step}.npy", row.contributions.astype("<f4"))
-        self._steps.write(line)
+        _write(self._steps, line)
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint holds of the record, so that it can go on."""
-        kept = {key: self._content[key] for key in ("started", "resumed")}
+        kept = {key: self._content.get(key) for key in ("started", "resumed", "git", "earlier_git")}
         return kept | {"rows": self._rows, **self._seconds()}
 
     def _seconds(self) -> dict[str, float]:
@@ -257,11 +261,19 @@ class StoreSink:
         }
 
     def finish(
-        self, status: str, summary: dict[str, float], diverged_at: int | None = None, error: str | None = None
+        self,
+        status: str,
+        summary: dict[str, float],
+        diverged_at: int | None = None,
+        error: str | None = None,
+        goes_on: bool = False,
     ) -> None:
-        """Says how the run ended and lets go of its directory. Only a run that was killed keeps its checkpoint."""
+        """Says how the run ended and lets go of its directory. Only a run that goes on keeps its checkpoint: one that was killed, or
+        that failed for no reason of its own.
+        """
         self._steps.close()
         self._timesteps.close()
+        self._content["goes_on"] = goes_on or status == "killed"
         self._content |= {"diverged_at": diverged_at, "summary": summary, "rows": self._rows}
         self._end(status, error)
 
@@ -269,16 +281,31 @@ class StoreSink:
         self._content |= {"status": status, "error": error, "finished": _now(), **self._seconds()}
         try:
             write_json(self._directory / "run.json", self._content)
-            if status != "killed":
+            if not self._content["goes_on"]:
                 discard_checkpoint(self._directory)
         finally:
             os.close(self._lock)
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    """All of it, or OSError: a disk that has room for a part takes that part and says so only in a number."""
+    while written := file.write(content):
+        if written == len(content):
+            return
+        content = content[written:]
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
 def discard_checkpoint(directory: Path) -> None:
     """A run that has ended needs none, nor one that was being written when somebody killed it."""
     for name in (CHECKPOINT, f".{CHECKPOINT}"):
         (directory / name).unlink(missing_ok=True)
+
+
+def _distinct(origins: list[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Those that there are, the last one last, each once."""
+    kept = [origin for origin in reversed(origins) if origin is not None]
+    return [origin for n, origin in enumerate(kept) if origin not in kept[:n]][::-1]
 
 
 def _now() -> str:

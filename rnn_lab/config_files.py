@@ -57,7 +57,7 @@ def _refuse_aliases(file: Path) -> None:
 
 
 class Loader(ConfigLoaderImpl):
-    """Composes configs, and refuses those whose `hydra` names foreign code in a file; what is typed on the command line is the user's own."""
+    """Composes configs, and refuses files whose `hydra` names foreign code; what is typed on the command line is the user's own."""
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **kwargs: Any

@@ -37,7 +37,7 @@ LEAVES = list(leaves(Config()))
 
 # Small, so that an example takes milliseconds; what is drawn comes after it and replaces it.
 SMALL = ["task.length=10", "model.hidden=3", "training.batch_size=2", "training.log_every=1", "eval.sequences=3"]
-SMALL += ["flossing.steps=2", "flossing.exponents=2"]
+SMALL += ["flossing.steps=2", "flossing.exponents=2", "training.kernel=reference"]  # compiled ones where they are drawn
 LAST = ["training.updates=2", "tracker=none", "sweep=any"]
 SIZES = [1, 2, 3, 5, 8, 10, 13, 17]
 NUMBERS = [0.0, 1e-30, 1e-8, 0.1, 0.5, 0.999, 1.0, 1.5, 2.0, 10.0, 100.0, 1e6, 1e30]
@@ -76,11 +76,23 @@ WRONG += [
     "${seed}",
     "é",
 ]
-WRONG += ["'\\n'", "../x", "<b>", "!!python/none", "&a", "*a", "${oc.env:HOME}", "${run_id:}", "x" * 300]
+WRONG += [
+    "'\\n'",
+    "'a\nb'",
+    "'\x1b[31m'",
+    "../x",
+    "<b>",
+    "!!python/none",
+    "&a",
+    "*a",
+    "${oc.env:HOME}",
+    "${run_id:}",
+    "x" * 300,
+]
 FIXED = ("training.updates", "tracker.name", "sweep", "training.device", "tracker.mode")  # LAST, or another program's
 
 quick = settings(
-    max_examples=int(os.environ.get("EXAMPLES", 15)),
+    max_examples=int(os.environ.get("EXAMPLES", 10)),
     deadline=None,
     derandomize=True,
     database=None,

@@ -92,7 +92,7 @@ WRONG += [
 FIXED = ("training.updates", "tracker.name", "sweep", "training.device", "tracker.mode")  # LAST, or another program's
 
 quick = settings(
-    max_examples=int(os.environ.get("EXAMPLES", 10)),
+    max_examples=int(os.environ.get("EXAMPLES", 6)),
     deadline=None,
     derandomize=True,
     database=None,
@@ -273,7 +273,7 @@ def test_many_configs_of_wrong_values(options, overrides, mistakes):
     looked_at([*SMALL, *LAST, *options, *overrides, *mistakes])
 
 
-@settings(quick, max_examples=3)
+@settings(quick, max_examples=2)
 @given(overrides, mistakes, st.booleans())
 def test_the_command_line_refuses_the_same_in_the_same_words(overrides, mistakes, sweeping):
     arguments = [*SMALL, *LAST, *overrides, *mistakes]
@@ -327,7 +327,7 @@ EXTREMES = {
 
 
 @pytest.mark.parametrize("dtype", some(["float32", "float64"], 2))
-@pytest.mark.parametrize("extreme", some(EXTREMES, 7))
+@pytest.mark.parametrize("extreme", some(EXTREMES, 9))
 def test_extreme_and_legal(extreme, dtype):
     arguments = [*SMALL, *EXTREMES[extreme], *LAST, f"training.dtype={dtype}"]
     assert looked_at(arguments)[1] == []

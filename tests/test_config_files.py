@@ -90,7 +90,7 @@ def refused(folder: Path) -> list[str]:
         GlobalHydra.instance().clear()
 
 
-@pytest.mark.parametrize("content", some(REFUSED, 4))
+@pytest.mark.parametrize("content", some(REFUSED, 7))
 def test_a_file_is_refused_in_one_line(folder, content):
     write(folder, content)
     [line] = refused(folder)

@@ -43,7 +43,8 @@ def test_every_recipe_is_there():
     assert list(RECIPES) == ["A task", "A cell", "A probe", "A remedy", "A figure"]
 
 
-@pytest.mark.parametrize("title", [pytest.param(t, marks=pytest.mark.slow if t != "A task" else ()) for t in RECIPES])
+@pytest.mark.slow  # each compiles the kernels anew
+@pytest.mark.parametrize("title", RECIPES)
 def test_a_recipe_works(tmp_path, title):
     root = tmp_path / "lab"
     for room in ("conf", "rnn_lab", "experiments", "analysis"):

@@ -144,7 +144,7 @@ def one_line(read: Callable[[], object], *refusals: type[Exception]) -> None:
     assert "\n" not in said
 
 
-@pytest.mark.parametrize("damage", some(DAMAGES, 6))
+@pytest.mark.parametrize("damage", some(DAMAGES, 13))
 def test_readers_take_it_or_name_it(sweep, damage):
     run = min(path.parent for path in sweep.glob("*/run.json"))
     DAMAGES[damage](sweep, run)

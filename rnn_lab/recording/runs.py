@@ -21,6 +21,10 @@ def _whole(value: Any, most: int = 2**31) -> bool:
     return type(value) is int and 0 <= value < most
 
 
+def _updates(training: Any) -> bool:
+    return isinstance(training, dict) and _whole(training.get("updates", 0), 2**63)
+
+
 def _names(value: Any) -> bool:
     """Whether it can name the series."""
     plain = isinstance(value, list) and all(isinstance(name, str) for name in value)
@@ -30,7 +34,7 @@ def _names(value: Any) -> bool:
 CONTENT: dict[str, Callable[[Any], bool]] = {  # what of run.json is relied on
     "run_id": lambda v: isinstance(v, str) and v != "",
     "status": lambda v: isinstance(v, str) and v in STATUSES,
-    "config": lambda v: isinstance(v, dict),
+    "config": lambda v: isinstance(v, dict) and _updates(v.get("training", {})),
     "series": _names,
     "layers": _whole,
     "T": _whole,
@@ -38,6 +42,9 @@ CONTENT: dict[str, Callable[[Any], bool]] = {  # what of run.json is relied on
     "checked_from": lambda v: v is None or _whole(v),
     "diverged_at": lambda v: v is None or _whole(v, 2**63),
     "baseline": lambda v: v is None or isinstance(v, dict),
+    "git": lambda v: v is None or isinstance(v, dict),
+    "earlier_git": lambda v: v is None or (isinstance(v, list) and all(isinstance(git, dict) for git in v)),
+    "resumed": lambda v: v is None or isinstance(v, list),
 }
 
 

@@ -75,7 +75,10 @@ def _is_run(path: Path) -> bool:
 
 
 def _origins(record: dict[str, Any]) -> list[dict[str, Any]]:
-    return [record.get("git") or {}, *(record.get("earlier_git") or [])]
+    earlier = record.get("earlier_git")
+    return [
+        git for git in (record.get("git"), *(earlier if isinstance(earlier, list) else [])) if isinstance(git, dict)
+    ]
 
 
 def _state(directory: Path, record: dict[str, Any] | None, launching: bool) -> str:

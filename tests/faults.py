@@ -215,7 +215,7 @@ def until(sweep: Sweep, child: int, kind: str, rng: random.Random) -> int | None
     return status
 
 
-def wait(sweep: Sweep, child: int, timeout: float = 300) -> int:
+def wait(sweep: Sweep, child: int, timeout: float = 1800) -> int:
     began = time.monotonic()
     while (status := ended(child)) is None:
         sweep.watch()

@@ -36,6 +36,7 @@ log = logging.getLogger("rnn_lab")
 
 FINISHED = ("completed", "diverged")  # a divergence is a result, too
 CHECKPOINT = "checkpoint.pt"
+DESCRIPTORS = 3  # that a run holds while it is trained: its directory's lock and two files
 SHAPE = ("series", "layers", "T")  # what of run.json says how large a row's block is
 
 

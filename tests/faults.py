@@ -530,6 +530,12 @@ def disk(folder: Path) -> Iterator[Path]:
     )
     if mounted.returncode == 0:
         FAULTS.update(ON_A_DISK_OF_ITS_OWN)
+    (probe := place / "probe").mkdir()
+    _protect(probe, True)
+    with suppress(OSError):
+        (probe / "file").touch()
+        FAULTS.pop("directory read-only")  # root, on a file system without the attribute
+    _protect(probe, False)
     try:
         yield place
     finally:

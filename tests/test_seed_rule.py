@@ -104,7 +104,7 @@ def test_a_run_is_bitwise_repeatable_on_one_machine(tmp_path, kernel):
         folder.mkdir()
         arguments = [*SMALL, "model.hidden=50", "training.batch_size=20", f"training.kernel={kernel}", *more]
         process = start(*arguments, cwd=folder, script=TRAIN, environment={"OMP_NUM_THREADS": str(1 + n % 2)})
-        assert end(process).status == 0
+        assert end(process, timeout=1800).status == 0
         [run] = [path for path in folder.glob("runs/default/*") if '"seed": 2' in _text(path)]
         files.append([(run / name).read_bytes() for name in ("steps.jsonl", "timesteps.f32")])
     assert all(one == other for one, other in pairwise(files))

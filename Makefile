@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SWEEP := runs/vanishing_exploding
 
-.PHONY: demo test test-slow test-all faults lint audit bench figures clean
+.PHONY: demo test test-slow test-all faults lint audit bench figures clean soak
 
 demo: .venv
 	$(BIN)/python experiments/train.py experiment=vanishing_exploding
@@ -29,7 +29,10 @@ test-slow: .venv
 		--ignore=tests/test_faults.py --ignore=tests/test_wandb_online.py --ignore=tests/test_executors.py
 
 faults: .venv
-	$(BIN)/python tests/faults.py --faults 200
+	$(BIN)/python tests/faults.py --faults 300
+
+soak: .venv
+	$(BIN)/python tests/soak.py
 
 lint: .venv
 	$(BIN)/ruff format --check .

@@ -104,7 +104,7 @@ def summarise(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFram
 
 
 def once(named: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
-    """Of runs that share group and seed (they differ in what is IGNORED), the one that came furthest: ended before unended, then by steps."""
+    """Of runs that share group and seed (they differ in what is IGNORED), the one that came furthest: an ended one first."""
     reached = named["run_id"].map(steps.groupby("run_id")["step"].max())
     order = named.assign(ended=named["status"].isin(ENDED), reached=reached).sort_values(
         ["ended", "reached"], ascending=False, kind="stable"

@@ -12,9 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from rnn_lab.config import RECALL_TASKS, Config, least_bytes, problems, run_id
 from rnn_lab.options import Options, options
 from rnn_lab.provenance import provenance
+from rnn_lab.recording.descriptors import room
 from rnn_lab.recording.journal import note
 from rnn_lab.recording.runs import damage
-from rnn_lab.recording.store import finished_run, reopen
+from rnn_lab.recording.store import DESCRIPTORS, finished_run, reopen
 
 if TYPE_CHECKING:
     from rnn_lab.runner import Job, Outcome
@@ -102,6 +103,8 @@ def plan(tasks: Sequence[Task], options: Options) -> "tuple[list[Job], list[int]
     jobs = [Job(task.config, task.directory, provenance() | {"overrides": task.overrides}) for task in tasks]
     configs, steps = [job.config for job in jobs], [job.beginning().step for job in jobs]
     cut = programs(configs, options.max_runs, steps)
+    if max(map(len, cut), default=0) > (most := room(DESCRIPTORS)):
+        cut = programs(configs, most, steps)
     if options.max_runs is None and len(cut) < options.at_once:  # nobody shall be idle
         cut = programs(configs, math.ceil(len(configs) / options.at_once), steps)
     return jobs, steps, cut

@@ -39,6 +39,7 @@ from rnn_lab.recording.store import discard_checkpoint, lock
 if TYPE_CHECKING:
     from rnn_lab.runner import Outcome
 
+WAVE = 2048  # jobs at most that wait inside Hydra while they are trained: each takes a thread and half a megabyte
 VALUE_KEYS = {leaf.key for leaf in leaves(Config())} - {"preset"}  # preset=NAME chooses a file of conf/preset
 
 
@@ -219,13 +220,22 @@ class VectorizedLauncher(Launcher):
             discard_checkpoint(directory)  # of one that was killed as it ended
         returns = {d: self._returned(unique[d], metric(r.get("summary", {}))) for d, r in before.items()}
 
-        suspended = [SuspendedJob(job.composed, self.hydra_context) for job in todo]
+        ended: dict[Path, Outcome] = {}
+        for wave in (todo[start : start + WAVE] for start in range(0, len(todo), WAVE)):
+            ended |= self._train(wave, returns)
+        report(sweep, ended, len(before))
+        self._collect(sweep)
+        return [returns[job.directory] for job in jobs]
+
+    def _train(self, jobs: list[Prepared], returns: dict[Path, JobReturn]) -> "dict[Path, Outcome]":
+        """Trains jobs, and adds to `returns` what each has to return; how those ended that could begin or told why not."""
+        suspended = [SuspendedJob(job.composed, self.hydra_context) for job in jobs]
         singleton, environment = HydraConfig.instance().cfg, dict(os.environ)
         try:
-            ready = [job for job, task in zip(todo, suspended, strict=True) if task.begin()]
+            ready = [job for job, task in zip(jobs, suspended, strict=True) if task.begin()]
             outcomes = train_jobs([job.task for job in ready], self.options) if ready else []
             trained = dict(zip((job.directory for job in ready), outcomes, strict=True))
-            for job, task in zip(todo, suspended, strict=True):
+            for job, task in zip(jobs, suspended, strict=True):
                 returns[job.directory] = task.end(trained.get(job.directory))
                 if job.directory not in trained and task.outcome:
                     fail(job.task, task.outcome.error or "")
@@ -235,12 +245,9 @@ class VectorizedLauncher(Launcher):
             HydraConfig.instance().cfg = singleton
             os.environ.clear()
             os.environ.update(environment)
-        ended = {
-            job.directory: task.outcome for job, task in zip(todo, suspended, strict=True) if task.outcome is not None
+        return {
+            job.directory: task.outcome for job, task in zip(jobs, suspended, strict=True) if task.outcome is not None
         }
-        report(sweep, ended, len(before))
-        self._collect(sweep)
-        return [returns[job.directory] for job in jobs]
 
     @staticmethod
     def _collect(sweep: Path) -> None:

@@ -291,12 +291,12 @@ def _tail(path: str, info: dict[str, Any]) -> dict[str, Any]:
 
 def _flags(info: dict[str, Any], reached: int) -> str | None:
     """reached: the last step that is recorded."""
-    updates = info["config"].get("training", {}).get("updates", reached)
+    updates = info["config"].get("training", {}).get("updates", "?")
     git, earlier, resumed = info.get("git") or {}, info.get("earlier_git") or [], info.get("resumed") or []
     found = {
         f"diverged at {info.get('diverged_at')}": info["status"] == "diverged",
         f"{info['status']} at {reached} of {updates}": info["status"] not in ("completed", "diverged"),
-        f"stopped at {reached} of {updates}": info["status"] == "completed" and reached < updates,
+        f"stopped at {reached} of {updates}": info["status"] == "completed" and updates not in ("?", reached),
         f"resumed {len(resumed)}x": bool(resumed),
         "uncommitted changes": any(origin.get("dirty") for origin in (git, *earlier)),
         "begun by other code": any(origin.get("commit") != git.get("commit") for origin in earlier),

@@ -19,9 +19,10 @@ from rnn_lab.checkpoints import Beginning
 from rnn_lab.config import Config, cell_name, container, run_id, run_name
 from rnn_lab.probes.contributions import MARGINALS
 from rnn_lab.recording import Row, RunInfo, wandb
+from rnn_lab.recording.descriptors import room
 from rnn_lab.recording.journal import note_run
 from rnn_lab.recording.progress import Progress
-from rnn_lab.recording.store import SHAPE, Locked, StoreSink
+from rnn_lab.recording.store import DESCRIPTORS, SHAPE, Locked, StoreSink
 from rnn_lab.training import Snapshot, Training, timestep_series
 from rnn_lab.vectorize import make_task
 
@@ -147,6 +148,7 @@ def run_program(jobs: list[Job], progress: Progress, checkpoint_seconds: float) 
     If a program as a whole breaks, its runs are trained one by one, so that only the guilty one fails. A checkpoint is written every so
     many seconds, and when a signal comes that ends the process: it comes through when the update at hand is done and saved.
     """
+    room(DESCRIPTORS)
     beginnings = [job.beginning() for job in jobs]
     outcomes: dict[int, Outcome] = {}
     for step in sorted({beginning.step for beginning in beginnings}):

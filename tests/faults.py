@@ -215,7 +215,7 @@ def until(sweep: Sweep, child: int, kind: str, rng: random.Random) -> int | None
     return status
 
 
-def wait(sweep: Sweep, child: int, timeout: float = 300) -> int:
+def wait(sweep: Sweep, child: int, timeout: float = 1800) -> int:
     began = time.monotonic()
     while (status := ended(child)) is None:
         sweep.watch()
@@ -530,6 +530,12 @@ def disk(folder: Path) -> Iterator[Path]:
     )
     if mounted.returncode == 0:
         FAULTS.update(ON_A_DISK_OF_ITS_OWN)
+    (probe := place / "probe").mkdir()
+    _protect(probe, True)
+    with suppress(OSError):
+        (probe / "file").touch()
+        FAULTS.pop("directory read-only")  # root, on a file system without the attribute
+    _protect(probe, False)
     try:
         yield place
     finally:

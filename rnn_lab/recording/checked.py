@@ -1,7 +1,7 @@
 """Checksums in the store's own files, so that a flipped bit or a file that was cut is known where it is read.
 
     a line of steps.jsonl     ends with "crc": CRC-32 of the row's block in timesteps.f32 and of the line without it
-    run.json                  ends with "crc": of its JSON text without it
+    run.json                  ends with "crc": of its content without it, as compact JSON
     contributions/<step>.npy  four bytes behind the array, which other readers don't look at: of all before them
 
 What has no checksum was written by an earlier version of the lab (or by hand) and is taken as it is.
@@ -63,7 +63,7 @@ def loads(text: bytes) -> Any:
 
 
 def _crc(content: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(content, indent=1).encode())
+    return zlib.crc32(json.dumps(content).encode())  # without indent: ten times as fast
 
 
 def array_bytes(array: np.ndarray) -> bytes:

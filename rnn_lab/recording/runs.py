@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rnn_lab.recording import checked
-from rnn_lab.recording.store import FINISHED, checked_from, contributions_of, is_locked
+from rnn_lab.recording.store import FINISHED, checked_from, contributions_file, is_locked
 
 STATUSES = ("completed", "failed", "diverged", "running", "killed")
 FORMAT = 1
@@ -80,10 +80,10 @@ def read_run(path: Path, info: dict[str, Any]) -> Run:
         run = assemble(info, rows, values)
     except OSError as error:
         raise ResultsError(f"{error.filename or path}: {error.strerror or error}") from error
-    expected = info.get("rows") if info["status"] in FINISHED else None
-    if expected is not None and len(run.scalars["step"]) < expected:
+    expected, there = info.get("rows") or 0, len(run.scalars["step"])
+    if info["status"] in FINISHED and (there < expected or (expected and values is None)):
         cut = lines if len(rows) < expected else file
-        raise ResultsError(f"{cut}: cut off ({len(run.scalars['step'])} of {expected} records are there)")
+        raise ResultsError(f"{cut}: cut off ({there if values is not None else 0} of {expected} records are there)")
     return run
 
 
@@ -91,10 +91,10 @@ def damage(path: Path) -> str | None:
     """What is wrong with the files of a run, in a line that names the file; None if all are whole. Cost: that of reading them."""
     try:
         run = read_run(path, read_info(path))
-        for index, step in enumerate(run.scalars["step"]):
-            row = {name: values[index] for name, values in run.scalars.items() if not np.isnan(values[index])}
-            for file in contributions_of(path, row | {"step": int(step)}):
-                read_array(file)
+        sums = [values for name, values in run.scalars.items() if name.startswith("contributions/")]
+        measured = ~np.isnan(sums).all(axis=0) if sums else np.zeros(len(run.scalars["step"]), bool)
+        for step in run.scalars["step"][measured]:
+            read_array(contributions_file(path, step))
     except ResultsError as error:
         return str(error)
     return None
@@ -115,18 +115,18 @@ def _check(
 ) -> None:
     """Takes the checksums out of the rows and holds each row to its own, but for one whose block is not there (yet, or any longer)."""
     blocks = (np.empty(0, "<f4") if values is None else values).view(np.uint8)
-    start, first, size = 0, checked_from(info), 4 * len(info["series"]) * info["layers"]
+    end, first, size = 0, checked_from(info), 4 * len(info["series"]) * info["layers"]
     for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
-        end = start + size * int(row.get("T", info["T"]))
-        if end > len(blocks):
-            row.pop(checked.KEY, None)
-            continue
+        start = end
         try:
-            checked.check_row(row, text, blocks[start:end], needed=number >= first)
-        except checked.Damaged:
+            end += size * int(row.get("T", info["T"]))
+            if end > len(blocks):
+                row.pop(checked.KEY, None)
+            else:
+                checked.check_row(row, text, blocks[start:end], needed=number >= first)
+        except (ValueError, TypeError, OverflowError):
             named = f"{path / 'steps.jsonl'}:{number + 1}, or bytes {start} to {end} of {path / 'timesteps.f32'}"
             raise ResultsError(f"{named}: damaged (the checksum is wrong)") from None
-        start = end
 
 
 def assemble(info: dict[str, Any], rows: Sequence[dict[str, float]], values: np.ndarray | None) -> Run:

@@ -36,6 +36,7 @@ log = logging.getLogger("rnn_lab")
 
 FINISHED = ("completed", "diverged")  # a divergence is a result, too
 CHECKPOINT = "checkpoint.pt"
+DESCRIPTORS = 3  # that a run holds while it is trained: its directory's lock and two files
 SHAPE = ("series", "layers", "T")  # what of run.json says how large a row's block is
 
 
@@ -129,8 +130,8 @@ def whole_rows(directory: Path, shape: dict[str, Any]) -> list[Recorded]:
                 size = 4 * len(shape["series"]) * shape["layers"] * T
                 block = blocks.read(size)
                 checked.check_row(row, line, block, needed=len(found) >= first)
-                for file in contributions_of(directory, row):
-                    checked.array(file.read_bytes())
+                if any(name.startswith("contributions/") for name in row):
+                    checked.array(contributions_file(directory, step).read_bytes())
             except (ValueError, LookupError, TypeError, AttributeError, FileNotFoundError):
                 break
             if not line.endswith(b"\n") or len(block) < size:
@@ -145,10 +146,9 @@ def checked_from(record: dict[str, Any] | None) -> float:
     return 0 if record is None else record.get("checked_from", math.inf)
 
 
-def contributions_of(directory: Path, row: dict[str, Any]) -> list[Path]:
-    """The file that belongs to this row besides the two, if it measured the double sum."""
-    measured = any(name.startswith("contributions/") for name in row)
-    return [directory / "contributions" / f"{row['step']}.npy"] if measured else []
+def contributions_file(directory: Path, step: int) -> Path:
+    """Where a row that measured the double sum has it; such a row has scalars "contributions/..."."""
+    return directory / "contributions" / f"{step}.npy"
 
 
 def reopen(directory: Path) -> None:
@@ -246,7 +246,7 @@ class StoreSink:
             self._again = []
         _write(self._timesteps, block.tobytes())
         if row.contributions is not None:
-            write_array(self._directory / "contributions" / f"{row.step}.npy", row.contributions.astype("<f4"))
+            write_array(contributions_file(self._directory, row.step), row.contributions.astype("<f4"))
         _write(self._steps, line)
 
     def progress(self) -> dict[str, Any]:

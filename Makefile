@@ -1,9 +1,9 @@
-# Everything runs in .venv, built from requirements.lock. PIP_* variables pass through to pip.
+# Everything runs in .venv, built from requirements.lock and requirements-torch.txt. PIP_* variables pass through to pip.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 SWEEP := runs/vanishing_exploding
 
-.PHONY: demo test test-slow test-all faults lint bench figures clean
+.PHONY: demo test test-slow test-all faults lint audit bench figures clean soak
 
 demo: .venv
 	$(BIN)/python experiments/train.py experiment=vanishing_exploding
@@ -29,12 +29,21 @@ test-slow: .venv
 		--ignore=tests/test_faults.py --ignore=tests/test_wandb_online.py --ignore=tests/test_executors.py
 
 faults: .venv
-	$(BIN)/python tests/faults.py --faults 200
+	$(BIN)/python tests/faults.py --faults 300
+
+soak: .venv
+	$(BIN)/python tests/soak.py
 
 lint: .venv
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
+
+# Known vulnerabilities of the locked versions; asks the package index, and fails where it does not answer.
+audit: .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[audit]'
+	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
+	$(BIN)/pip-audit --strict --disable-pip --no-deps -r requirements-torch.txt
 
 figures: demo
 	$(BIN)/python experiments/bifurcation.py
@@ -45,10 +54,11 @@ bench: .venv
 	$(BIN)/python experiments/benchmark.py
 
 .venv: .venv/installed
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock requirements-torch.txt pyproject.toml
 	@echo "Installing the packages of requirements.lock into .venv (one or two minutes) ..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-torch.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 

@@ -51,7 +51,7 @@ def table(results: Results, length: int | None = None) -> pd.DataFrame:
     """
     named, loaded, lengths = grouping.of_one_length(results, length)
     length = int(named["length"].iloc[0])
-    drawn = named.drop_duplicates([*GROUP, "seed"])
+    drawn = grouping.once(named, results.steps)
     steps = results.steps.merge(results.runs[["run_id", "optimizer.lr"]], on="run_id").merge(drawn, on="run_id")
     with np.errstate(divide="ignore", invalid="ignore"):
         steps["effective_lr"] = steps["optimizer.lr"] * steps["grad/norm_clipped"] / steps["grad/norm"]

@@ -50,7 +50,7 @@ def table(
     named, loaded, lengths = grouping.of_one_length(results, length)
     if step == 0:
         named = grouping.groups(results, grouping.AFTER_UPDATES).merge(named[["run_id"]], on="run_id")
-    drawn = named.drop_duplicates([*GROUP, "seed"]).merge(results.runs[["run_id", "path"]], on="run_id")
+    drawn = grouping.once(named, results.steps).merge(results.runs[["run_id", "path"]], on="run_id")
     parts = []
     for _, run in drawn.iterrows():
         found = contributions(run["path"], step)

@@ -27,6 +27,7 @@ COLUMNS = {
     "train/loss": ("train loss", "of the last recorded mini-batch"),
     "dE_dh/slope": ("slope", "of log10 norm of dE/dh_t on lag, decades a step, at the last record; negative: vanishing"),
     "half_life": ("half-life", "time steps until the gradient has halved or, where it explodes, doubled: log10(2) / |slope|"),
+    "flags": ("marks", "diverged, cut short, resumed, trained by code with uncommitted changes or by several versions of it"),
     "message": ("message", "why the run failed"),
     "run_id": ("run", "the name of its directory"),
 }  # fmt: skip

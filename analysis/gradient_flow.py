@@ -44,6 +44,7 @@ def table(results: Results, quantity: str = "dE_dh", step: int | str = 0, layer:
 
     panel, length, init, variant   the group (grouping.groups)
     quantity, step, layer          what is drawn; step -1 is each run's last record
+    records                        the steps of these records, "40 to 400"
     t, lag (T - t)                 time step, counted from the input and from the loss
     mean, low, high, seeds         of the finite log10 norms, and how many they are
     zeros, missing                 how many were -inf (an exact 0), or +inf or NaN: left out of the mean
@@ -60,11 +61,13 @@ def table(results: Results, quantity: str = "dE_dh", step: int | str = 0, layer:
     named = grouping.groups(results, grouping.AFTER_UPDATES if step == 0 else ())
     named = named[named["run_id"].isin(rows["run_id"])]
     # Runs that differ in what has not acted yet have one and the same curve; twice it would count as two seeds.
-    drawn = named.drop_duplicates([*GROUP, "seed"])
+    drawn = grouping.once(named, results.steps)
     curves = grouping.summarise(rows.merge(drawn, on="run_id"), [*GROUP, "layer", "lag"], column)
     curves["t"] = curves.groupby(GROUP)["lag"].transform("max") + 1 - curves["lag"]
     curves = curves.merge(grouping.tally(named, drawn, len(results.runs)), on=GROUP)
-    curves = curves.assign(quantity=quantity, step=-1 if step == "last" else step)
+    curves = curves.assign(
+        quantity=quantity, step=-1 if step == "last" else step, records=grouping.between(rows["step"])
+    )
     if quantity == "dE_dh" and layer is None:
         records = results.steps.merge(rows[["run_id", "step"]].drop_duplicates())
         curves = curves.merge(overlay.compare(records, drawn), on=GROUP)
@@ -128,7 +131,9 @@ def directions(ax: Axes, start: float) -> None:
 def caption(frame: pd.DataFrame) -> list[str]:
     """What a reader must know to trust the picture."""
     step, zeros, missing = frame["step"].iloc[0], frame["zeros"].sum(), frame["missing"].sum()
-    when = {0: "before the first update", -1: "at each run's last record"}.get(step, f"after {step} updates")
+    when = {0: "before the first update", -1: f"at each run's last record (step {frame['records'].iloc[0]})"}.get(
+        step, f"after {step} updates"
+    )
     seeds = grouping.between(frame[["seeds", "zeros", "missing"]].sum(axis=1))
     lines = [
         f"Norm of the total gradient at each time step (root mean square over the batch), {when}. "

@@ -15,11 +15,12 @@ IGNORED = ("sweep", "seed", "tracker.", "eval.", "probe.", "training.updates", "
 AFTER_UPDATES = ("clip.", "optimizer.", "regularizer.")
 GROUP = ["panel", "length", "init", "variant"]
 GATED = ("lstm", "gru")
+ENDED = ("completed", "diverged")
 MOST_VARIANTS = 6
 
 
 def groups(results: Results, ignored: tuple[str, ...] = ()) -> pd.DataFrame:
-    """One row a run: run_id, status, seed, and the names that say which group it repeats (GROUP).
+    """One row a run: run_id, status, seed, code (commit; "" unknown), dirty, and the names that say which group it repeats (GROUP).
 
     panel    the activation, or the cell where it is gated
     length   task.length
@@ -41,8 +42,21 @@ def groups(results: Results, ignored: tuple[str, ...] = ()) -> pd.DataFrame:
         length=leaf("task.length", 0).astype(int),
         init=scale.where(std.eq("std null"), std).where(preset.eq("none"), preset),
     )
+    named = named.assign(**origins(runs).drop(columns="run_id"))
     named["variant"] = _variants(runs, results.config, named, IGNORED + ignored)
     return named
+
+
+def origins(runs: pd.DataFrame) -> pd.DataFrame:
+    """run_id, code (its commit; "" where that is unknown), dirty (whether the code had uncommitted changes) of each row."""
+    known = runs.reindex(columns=["run_id", "git.commit", "git.dirty"]).astype(object)
+    return pd.DataFrame(
+        {
+            "run_id": runs["run_id"],
+            "code": known["git.commit"].fillna("").astype(str),
+            "dirty": known["git.dirty"].eq(True),
+        }
+    )
 
 
 def of_one_length(results: Results, length: int | None) -> tuple[pd.DataFrame, int, list[int]]:
@@ -89,27 +103,48 @@ def summarise(rows: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFram
     return parts.groupby(list(by), sort=False).agg(**columns).reset_index()
 
 
-def tally(named: pd.DataFrame, drawn: pd.DataFrame, loaded: int) -> pd.DataFrame:
-    """For each group: the runs it stands for, how many diverged or are unfinished; the runs given in all; ids drawn."""
-    flags = named.assign(
-        diverged=named["status"].eq("diverged"), unfinished=~named["status"].isin(["completed", "diverged"])
+def once(named: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
+    """Of runs that share group and seed (they differ in what is IGNORED), the one that came furthest: an ended one first."""
+    reached = named["run_id"].map(steps.groupby("run_id")["step"].max())
+    order = named.assign(ended=named["status"].isin(ENDED), reached=reached).sort_values(
+        ["ended", "reached"], ascending=False, kind="stable"
     )
-    counts = flags.groupby(GROUP)[["diverged", "unfinished"]].sum()
+    return named.loc[named.index.isin(order.drop_duplicates([*GROUP, "seed"]).index)]
+
+
+def tally(named: pd.DataFrame, drawn: pd.DataFrame, loaded: int) -> pd.DataFrame:
+    """For each group: the runs it stands for, how many diverged, are unfinished, were trained by code with uncommitted changes, or are not
+    drawn since another run has their settings and seed; and of all runs: how many versions of the code, how many were given; ids drawn.
+    """
+    flags = named.assign(
+        diverged=named["status"].eq("diverged"),
+        unfinished=~named["status"].isin(ENDED),
+        twins=~named["run_id"].isin(drawn["run_id"]),
+    )
+    counts = flags.groupby(GROUP)[["diverged", "unfinished", "dirty", "twins"]].sum()
     counts.insert(0, "runs", flags.groupby(GROUP).size())
     ids = drawn.groupby(GROUP)["run_id"].agg(" ".join)
-    return counts.assign(loaded=loaded, run_ids=ids).reset_index()
+    return counts.assign(versions=named["code"].nunique(), loaded=loaded, run_ids=ids).reset_index()
 
 
 def status_notes(frame: pd.DataFrame) -> list[str]:
-    """What the figure's reader must know about runs that did not complete; from `tally`'s columns."""
+    """What the figure's reader must know about runs that did not complete, or should not be compared; from `tally`'s columns."""
     counted = frame.drop_duplicates(GROUP)
-    runs, diverged, unfinished = (int(counted[key].sum()) for key in ("runs", "diverged", "unfinished"))
+    runs, diverged, unfinished, twins = (int(counted[k].sum()) for k in ("runs", "diverged", "unfinished", "twins"))
     absent = int(counted["loaded"].iloc[0]) - runs
     notes = [f"{diverged} of {runs} runs diverged; what they recorded is included."] if diverged else []
     notes += [f"{unfinished} of {runs} runs failed, were killed or are still running."] if unfinished else []
+    notes += [f"{twins} runs share settings and seed with another and are drawn once."] if twins else []
+    notes += code_notes(runs, int(counted["dirty"].sum()), int(counted["versions"].iloc[0]))
     return notes + (
         [f"{absent} of {runs + absent} runs given have no such record and are not drawn."] if absent else []
     )
+
+
+def code_notes(runs: int, dirty: int, versions: int) -> list[str]:
+    """Of runs that not one committed version of the code has trained."""
+    notes = [f"{dirty} of {runs} runs were trained by code with uncommitted changes."] if dirty else []
+    return notes + ([f"The runs come from {versions} versions of the code."] if versions > 1 else [])
 
 
 def between(counts: pd.Series) -> str:

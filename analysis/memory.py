@@ -38,7 +38,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def table(results: Results, step: int | str = 0, layer: int | None = None) -> pd.DataFrame:
     """The curves: a row for each kind ("gradient", "state") and lag of each group of runs that differ in their seed alone.
 
-    panel, length, init, variant, step, layer   as in gradient_flow
+    panel, length, init, variant, step, records, layer   as in gradient_flow
     kind, lag, t, mean, low, high, seeds        log10, relative to lag 0; mean, smallest and largest over the seeds where it is finite
     half_life, direction                        log10(2) / |mean slope|, time steps; vanishing or exploding towards the past
     seeds_low, seeds_high, fit_low, fit_high    95 % intervals of half_life: over seeds; from a fit's residuals (median over seeds)
@@ -60,11 +60,12 @@ def table(results: Results, step: int | str = 0, layer: int | None = None) -> pd
         raise ResultsError(f"nothing to draw: no run has its memory at step {step}, layer {layer or 'top'}")
     named = grouping.groups(results, grouping.AFTER_UPDATES if step == 0 else ())
     named = named[named["run_id"].isin(rows["run_id"])]
-    drawn = named.drop_duplicates([*GROUP, "seed"])
+    drawn = grouping.once(named, results.steps)
     rows = rows.merge(drawn, on="run_id").sort_values("lag", kind="stable")
     found = [_kind(rows.assign(value=relative(rows, column)), kind) for kind, column in KINDS.items()]
     curves = pd.concat(found).merge(grouping.tally(named, drawn, len(results.runs)), on=GROUP)
     curves.insert(4, "step", -1 if step == "last" else step)
+    curves.insert(5, "records", grouping.between(rows["step"]))
     return curves.sort_values([*GROUP, "kind", "lag"], ignore_index=True)
 
 
@@ -151,7 +152,9 @@ def handles(frame: pd.DataFrame) -> list[Line2D]:
 
 def caption(frame: pd.DataFrame) -> list[str]:
     step, seeds = frame["step"].iloc[0], grouping.between(frame["seeds"])
-    when = {0: "Before the first update", -1: "At each run's last such record"}.get(step, f"After {step} updates")
+    when = {0: "Before the first update", -1: f"At each run's last such record (step {frame['records'].iloc[0]})"}.get(
+        step, f"After {step} updates"
+    )
     lines = [
         f"{when}, layer {grouping.between(frame['layer'])}. Lines: means of the log10 over seeds ({seeds}), bands: smallest to largest. "
         "State: root mean square over all directions of the length to which a unit perturbation of $h_t$ has grown in $h_T$. "

@@ -33,6 +33,8 @@ def table(results: Results) -> pd.DataFrame:
     theory_slope, difference      theory/slope, and the measured one minus it
     critical_g                    the g of chi = 1 at these inputs
     hidden, length, run_ids       of the nets; which runs
+    drawn, loaded                 how many runs the map shows, and how many were given
+    dirty, versions               runs trained by code with uncommitted changes; versions of the code
     """
     runs = results.runs[results.runs["init.name"].eq("gaussian") & results.runs["model.name"].eq("elman")]
     if runs.empty:
@@ -64,6 +66,10 @@ def table(results: Results) -> pd.DataFrame:
             raise ResultsError(f"{activation}: a map needs at least two values of init.scale and two of init.input_std")
         frame.loc[part.index, "critical_g"] = theory.critical_g(str(activation), part["inputs"].to_numpy())
     frame["difference"] = frame["slope"] - frame["theory_slope"]
+    origins = grouping.origins(results.runs)
+    origins = origins[origins["run_id"].isin(drawn["run_id"])]
+    frame["drawn"], frame["loaded"] = len(drawn), len(results.runs)
+    frame["dirty"], frame["versions"] = int(origins["dirty"].sum()), origins["code"].nunique()
     frame["hidden"], frame["length"] = runs["model.hidden"].iloc[0], runs["task.length"].iloc[0]
     return frame[[name for name in frame if name != "run_ids"] + ["run_ids"]]
 
@@ -144,7 +150,16 @@ def caption(frame: pd.DataFrame) -> list[str]:
         "everywhere, scaled).",
         f"Measured minus theory: root mean square {typical:.3f}, largest {worst:.3f} decades a step.",
     ]
-    return lines + ([f"{missing} points have no finite slope."] if missing else [])
+    lines += [f"{missing} points have no finite slope."] if missing else []
+    drawn, loaded, dirty, versions = (int(frame[key].iloc[0]) for key in ("drawn", "loaded", "dirty", "versions"))
+    empty = (
+        frame.groupby("activation").apply(lambda part: part["g"].nunique() * part["inputs"].nunique() - len(part)).sum()
+    )
+    lines += [f"White: {empty} points of the grid have no run."] if empty else []
+    lines += [
+        f"{loaded - drawn} of {loaded} runs given are not drawn: other nets, no record at step 0, or settings and seed of another."
+    ] * (loaded > drawn)
+    return lines + grouping.code_notes(drawn, dirty, versions)
 
 
 if __name__ == "__main__":

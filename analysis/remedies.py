@@ -43,6 +43,7 @@ def table(results: Results) -> pd.DataFrame:
     half_life_before       the same at step 0
     error, measured_on     the last eval/error, or train/error where there was no evaluation;  baseline: of the best trivial predictor
     cost                   milliseconds: CPU time (on a GPU: wall time) of the run's program over its updates and its number of runs
+    updates                at the last record;  code, dirty: as in grouping.groups;  loaded: how many runs were given
     """
     runs = results.runs.reset_index(drop=True)
     runs = runs[runs["run_id"].isin(results.steps["run_id"])].reset_index(drop=True)
@@ -57,6 +58,7 @@ def table(results: Results) -> pd.DataFrame:
     slope, before = (runs["run_id"].map(slopes[which]) for which in ("last", "first"))
     done = runs["run_id"].map(steps.groupby("run_id")["step"].max())
     evaluated = runs["eval/error"].notna()
+    named = runs[["run_id"]].merge(grouping.origins(results.runs), on="run_id")
     frame = runs[["run_id", "seed", "status", "task.name", "task.length"]].assign(
         half_life=half_life(slope),
         half_life_before=half_life(before),
@@ -66,9 +68,17 @@ def table(results: Results) -> pd.DataFrame:
         baseline=runs.get("baseline/error", np.nan),
         cost=cost(runs, done),
         updates=done,
+        code=named["code"],
+        dirty=named["dirty"],
+        loaded=len(results.runs),
     )
     frame = frame.join(remedies(runs, results.config))
-    frame = frame.drop_duplicates(["remedy", "seed"])  # the same run, recorded otherwise
+    furthest = frame.assign(ended=frame["status"].isin(grouping.ENDED)).sort_values(
+        ["ended", "updates"], ascending=False, kind="stable"
+    )
+    frame = frame.loc[
+        frame.index.isin(furthest.drop_duplicates(["remedy", "seed"]).index)
+    ]  # the same run, recorded otherwise
     order = frame.assign(parts=frame["rank"].str.len()).sort_values(["parts", "rank", "remedy"])["remedy"].unique()
     frame["order"] = frame["remedy"].map({remedy: n for n, remedy in enumerate(order)})
     first = ["remedy", "order", "run_id", "seed"]
@@ -185,10 +195,11 @@ def caption(frame: pd.DataFrame) -> list[str]:
     task, length, updates = (
         frame["task.name"].iloc[0].replace("_", " "),
         frame["task.length"].iloc[0],
-        int(frame["updates"].max()),
+        grouping.between(frame["updates"]),
     )
     seeds = grouping.between(frame.groupby("order")["seed"].count())
-    unfinished = int((~frame["status"].isin(["completed", "diverged"])).sum())
+    unfinished = int((~frame["status"].isin(grouping.ENDED)).sum())
+    absent = int(frame["loaded"].iloc[0]) - len(frame)
     lines = [
         f"{task}, length {length}, {updates} updates, {seeds} seeds a remedy. Half-life: of the total gradient dE/dh on "
         f"its way back, from the slope of its log10 norm. Error: on {' or '.join(sorted(frame['measured_on'].unique()))}. "
@@ -196,7 +207,11 @@ def caption(frame: pd.DataFrame) -> list[str]:
         f"× is relative to {'no remedy' if frame['remedy'].eq('none').any() else 'the cheapest'}. Bars: means over seeds, "
         "geometric for half-life."
     ]
-    return lines + ([f"{unfinished} runs failed, were killed or are still running."] if unfinished else [])
+    lines += [f"{unfinished} runs failed, were killed or are still running."] if unfinished else []
+    lines += (
+        [f"{absent} runs given are not drawn: no record, or another has their settings and seed."] if absent else []
+    )
+    return lines + grouping.code_notes(len(frame), int(frame["dirty"].sum()), frame["code"].nunique())
 
 
 if __name__ == "__main__":

@@ -36,13 +36,14 @@ def table(results: Results) -> pd.DataFrame:
     seeds, solved, diverged, share    how many ended, solved the task, diverged; solved / seeds, with its interval low..high
     updates                           the median, over the seeds that solved it, of the updates that it took
     unfinished                        runs that are not counted, since they did not end
+    dirty, versions                   runs trained by code with uncommitted changes; versions of the code, of all points
     task, most_updates                what was to be solved, and within how many updates
     """
     runs = results.runs.reset_index(drop=True)
     evaluated = results.steps.dropna(subset=["eval/error"])
     if evaluated.empty:
         raise ResultsError("nothing to draw: no run was evaluated (eval.every)")
-    ended = runs["status"].isin(["completed", "diverged"])
+    ended = runs["status"].isin(grouping.ENDED)
     first = evaluated[evaluated["eval/error"] < SOLVED].groupby("run_id")["step"].min()
     named = grouping.groups(results, ("clip.", "regularizer."))
     panel = named["init"].where(runs["preset"].ne("none"), named["panel"] + ", " + named["init"])
@@ -59,8 +60,8 @@ def table(results: Results) -> pd.DataFrame:
     frame = frame.assign(solved=frame["updates"].notna() & ended, updates=frame["updates"].where(ended))
     found = frame.groupby(CELL, sort=False).agg(
         seeds=("seeds", "sum"), solved=("solved", "sum"), diverged=("diverged", "sum"), unfinished=("unfinished", "sum"),
-        updates=("updates", "median"), task=("task", lambda c: " ".join(sorted(set(c)))), most_updates=("most_updates", "max"),
-        run_ids=("run_id", " ".join),
+        dirty=("dirty", "sum"), updates=("updates", "median"), task=("task", lambda c: " ".join(sorted(set(c)))),
+        most_updates=("most_updates", "max"), run_ids=("run_id", " ".join),
     ).reset_index()  # fmt: skip
     if found["task"].nunique() > 1 or " " in found["task"].iloc[0]:
         raise ResultsError("the runs differ in task.name too: choose one by --where task.name=...")
@@ -68,7 +69,7 @@ def table(results: Results) -> pd.DataFrame:
         raise ResultsError("several runs share initialisation, method, length and seed: choose by --where KEY=VALUE")
     found.insert(5, "share", found["solved"] / found["seeds"].where(found["seeds"] > 0))
     low, high = wilson(found["solved"].to_numpy(float), found["seeds"].where(found["seeds"] > 0).to_numpy(float))
-    return found.assign(low=low, high=high).sort_values(CELL, ignore_index=True)
+    return found.assign(low=low, high=high, versions=frame["code"].nunique()).sort_values(CELL, ignore_index=True)
 
 
 def draw(frame: pd.DataFrame) -> Figure:
@@ -100,7 +101,8 @@ def caption(frame: pd.DataFrame) -> list[str]:
         lines.append(f"{frame['diverged'].sum()} of {frame['seeds'].sum()} runs diverged, and count as not solved.")
     if frame["unfinished"].any():
         lines.append(f"{frame['unfinished'].sum()} runs have not ended and are not counted.")
-    return lines
+    runs = int(frame["seeds"].sum() + frame["unfinished"].sum())
+    return lines + grouping.code_notes(runs, int(frame["dirty"].sum()), int(frame["versions"].iloc[0]))
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def table(results: Results, length: int | None = None) -> pd.DataFrame:
     """
     named, loaded, lengths = grouping.of_one_length(results, length)
     length = int(named["length"].iloc[0])
-    drawn = named.drop_duplicates([*GROUP, "seed"])
+    drawn = grouping.once(named, results.steps)
     steps = results.steps.merge(drawn, on="run_id").sort_values("step", kind="stable")
     ends = results.runs[["run_id", "diverged_at"]].dropna().merge(drawn, on="run_id")
     parts = []

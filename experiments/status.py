@@ -39,8 +39,17 @@ def table(sweeps: list[Path], now: list[Status], before: list[Status] | None) ->
         + f"{'updates':>10}{'rate':>12}{'left':>10}"
     )
     rows = [row(*one) for one in zip(sweeps, now, before or [None] * len(now), strict=True)]
+    notes = [
+        f"  note    {sweep}: {number} of {one.runs.total()} runs {what}"
+        for sweep, one in zip(sweeps, now, strict=True)
+        for number, what in (
+            (one.resumed, "were resumed"),
+            (one.dirty, "were trained by code with uncommitted changes"),
+        )
+        if number
+    ]
     failures = [f"  failed  {run}  {error}" for one in now for run, error in one.failures]
-    return [head, *rows, *failures]
+    return [head, *rows, *notes, *failures]
 
 
 def main() -> None:

@@ -14,10 +14,10 @@ from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from rnn_lab import launcher
+from rnn_lab import config_files, launcher
 from rnn_lab.complaints import complaint
 from rnn_lab.config import CELL_NAMES, Config, ConfigError, problems, run_id, typed
-from rnn_lab.jobs import RunsFailed, Task, check, metric, report, run_directory, train_jobs
+from rnn_lab.jobs import RunsFailed, Task, check, finished, metric, report, run_directory, train_jobs
 from rnn_lab.options import options
 from rnn_lab.recording import wandb
 from rnn_lab.recording.store import finished_run, lock
@@ -37,10 +37,11 @@ class Check(Callback):
         except Exception as error:  # Hydra would turn it into a warning and go on
             print(complaint(error), file=sys.stderr)
             raise SystemExit(2) from None
-        if record := finished_run(run_directory(job)):
+        dry_run = options(config.hydra.launcher).dry_run
+        if record := (finished_run if dry_run else finished)(run_directory(job)):
             print(f"{run_directory(job)}: {record['status']} already; nothing to do")
             raise SystemExit(0)
-        if options(config.hydra.launcher).dry_run:
+        if dry_run:
             from rnn_lab.rehearsal import rehearse
 
             rehearse([Task(job, run_directory(job), [])], options(config.hydra.launcher), 1)
@@ -53,7 +54,7 @@ def train_one(composed: DictConfig) -> float | None:
     overrides = list(HydraConfig.get().overrides.task)
     if found := problems(config, overrides):  # under another launcher nobody has looked yet
         raise ConfigError("\n".join(found))
-    if record := finished_run(run_directory(config)):
+    if record := finished(run_directory(config)):
         return metric(record.get("summary", {}))
     directory = run_directory(config)
     [outcome] = train_jobs([Task(config, directory, overrides)], options(HydraConfig.get().launcher))
@@ -79,6 +80,7 @@ def register() -> None:
         Plugins.instance().register(plugin)
     ConfigStore.instance().store(name="schema", node=Config)
     OmegaConf.register_new_resolver("run_id", _resolve_run_id, replace=True)
+    config_files.guard()
 
 
 def register_cell(name: str, cell: type) -> None:
@@ -114,6 +116,10 @@ def command_line(main: Any) -> None:
         signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has seen enough: `--help | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except RunsFailed:
         sys.exit(1)
     except KeyboardInterrupt:

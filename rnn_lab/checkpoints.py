@@ -54,9 +54,11 @@ def beginning(directory: Path, run_id: str, shape: dict[str, Any]) -> Beginning:
     shape: series, layers and T of its record now. A checkpoint that cannot be used is told in one warning, and not used.
     """
     record = read_run(directory)
-    if record is None or record.get("status") not in ("running", "killed"):
+    if record is None and not (directory / "run.json").exists():
         return AFRESH
-    if any(record.get(key) != shape[key] for key in SHAPE):
+    if record is not None and not record.get("goes_on", record.get("status") in ("running", "killed")):
+        return AFRESH
+    if record is not None and any(record.get(key) != shape[key] for key in SHAPE):
         return AFRESH  # written by other code: the rows don't go together
     file = directory / CHECKPOINT
     if not file.exists():

@@ -39,7 +39,12 @@ def none(g: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def by_norm(g: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    """theta g / ||g|| where ||g|| >= theta (P13, Algorithm 1). threshold: (*runs,)."""
+    """theta g / ||g|| where ||g|| >= theta (P13, Algorithm 1). threshold: (*runs,).
+
+    >>> by_norm(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), torch.tensor([1.0, 1.0]))
+    (tensor([[0.6000, 0.8000],
+            [0.3000, 0.4000]]), tensor([ True, False]))
+    """
     size = norm(g)
     clipped = (size >= threshold) & torch.isfinite(size)
     if not clipped.any():

@@ -7,7 +7,7 @@ import traceback
 from pathlib import Path
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from rnn_lab.config import Config, ConfigError, leaves
@@ -15,7 +15,7 @@ from rnn_lab.recording.store import Locked
 
 HINTS = (  # pattern over the message, the line that answers it
     (r"Ambiguous value for argument '(?P<o>[^']*)'", "{o}: several values make a sweep; add -m"),
-    (r"Could not find '(?P<group>[^']*)/(?P<option>[^']*)'", "{group}={option}: must be one of {options}"),
+    (r"Could not find '(?P<group>[^'/]*)/(?P<option>[^']*)'", "{group}={option}: must be one of {options}"),
     (r"Could not override '(?P<key>[^']*)'", "{key}: no such key{close}"),
     (r"Key '(?P<key>[^']*)' (is )?not in", "{key}: no such key{close}"),
 )
@@ -26,19 +26,29 @@ def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
     for ours in (error, error.__cause__):  # Hydra may have wrapped it
         if isinstance(ours, ConfigError | Locked):
             return str(ours)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
     if not isinstance(error, HydraException | OmegaConfBaseException) and not _hydra_refuses(error):
         return "".join(traceback.format_exception(error)).rstrip()
     message = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
     known = {leaf.key: leaf for leaf in leaves(Config())}
     groups = {key.split(".")[0] for key in known if "." in key}
     arguments = overrides if overrides is not None else sys.argv[1:]
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r}: expected key=value; a value that is more than a word or a number wants quotes of its own"
     if "Config group override must be" in message:  # task=null, task=3
-        culprits = [a for a in arguments if "=" in a and "." not in a and a.split("=", 1)[0] not in known]
+        given = [a.partition("=") for a in arguments]
+        names = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_]\w*", re.IGNORECASE)
+        culprits = [f"{k}={v}" for k, _, v in given if k.split("@")[0] in groups and not names.fullmatch(v)]
         return f"{' '.join(culprits)}: a group takes the name of one of its options"
     full_key = re.search(r"full_key: ([^\s\[]+)", message)
     if full_key and full_key[1] in known:
         key = full_key[1]
-        given = ["?", *(a.split("=", 1)[1] for a in arguments if a.lstrip("+").split("=", 1)[0] == key and "=" in a)]
+        stood = re.search(r"Value '([^'\n]*)'", message)  # in a file, if not on the command line
+        given = [
+            stood[1] if stood else "?",
+            *(a.split("=", 1)[1] for a in arguments if a.lstrip("+").split("=", 1)[0] == key and "=" in a),
+        ]
         return f"{key}={given[-1]}: must be {known[key].rule.words}"
     for pattern, answer in HINTS:
         if match := re.search(pattern, message):

@@ -53,6 +53,10 @@ def meeting(conditions: Sequence[Condition], runs: Mapping[Name, Row], preferred
     """The runs that meet all conditions. Raises ResultsError where a key is unknown or no run is left, and says what there is:
 
     of the `preferred` keys those in which the runs differ.
+
+    >>> runs = {"a": {"seed": 0, "clip.name": "none"}, "b": {"seed": 1, "clip.name": "norm"}}
+    >>> meeting(conditions(["seed < 2", "clip.name=norm"]), runs)
+    ['b']
     """
     known = dict.fromkeys(key for row in runs.values() for key in row)
     left = list(runs)
@@ -73,7 +77,11 @@ def meeting(conditions: Sequence[Condition], runs: Mapping[Name, Row], preferred
 
 
 def text(value: object) -> str:
-    """A cell as people type it: 1 and not 1.0, null and not NaN."""
+    """A cell as people type it: 1 and not 1.0, null and not NaN.
+
+    >>> text(1.0), text(True), text(float("nan")), text("tanh")
+    ('1', 'true', 'null', 'tanh')
+    """
     if isinstance(value, bool | np.bool_):
         return str(bool(value)).lower()
     if isinstance(value, int | float | np.number):

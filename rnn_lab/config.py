@@ -28,10 +28,12 @@ class Rule(NamedTuple):
 
 
 def one_of(*options: str) -> Rule:
+    """These words and no others."""
     return Rule(lambda v: v in options, "one of " + ", ".join(options))
 
 
 def at_least(least: int) -> Rule:
+    """Whole numbers from `least` on."""
     return Rule(lambda v: v >= least, f"a whole number >= {least}")
 
 
@@ -47,6 +49,7 @@ SWEEP = Rule(
 
 
 def or_null(rule: Rule) -> Rule:
+    """The rule, or null."""
     return Rule(lambda v: v is None or rule.holds(v), f"null or {rule.words}")
 
 
@@ -78,6 +81,10 @@ def per_run(default: Any, rule: Rule) -> Any:
 
 @dataclass
 class Task:
+    """task: what is learned. length: L of the recipe, in steps.  length_range: (a, b), L drawn for each update.  positions, values: of the
+    recall tasks.  reduction: of the loss over the steps.
+    """
+
     name: str = static("temporal_order", one_of(*TASK_NAMES))
     length: int = static(100, at_least(1))
     length_range: list[int] | None = static(None, RANGE)  # noqa: RUF009
@@ -88,6 +95,8 @@ class Task:
 
 @dataclass
 class Model:
+    """model: the net. hidden: units a layer.  leak: a of a leaky unit, 1 for the plain one."""
+
     name: str = static("elman", CellName(lambda v: v in CELL_NAMES, ""))
     hidden: int = static(50, at_least(1))
     layers: int = static(1, at_least(1))
@@ -97,6 +106,8 @@ class Model:
 
 @dataclass
 class Init:
+    """init: the distribution of W, U, V and of the gates' biases. scale: of W, see `vectorize.recurrent_matrix`.  std: W's own, instead."""
+
     name: str = per_run("gaussian", one_of("gaussian", "orthogonal", "identity", "sparse"))
     scale: float = per_run(1.0, NOT_NEGATIVE)
     std: float | None = per_run(None, or_null(NOT_NEGATIVE))
@@ -111,6 +122,8 @@ class Init:
 
 @dataclass
 class Clip:
+    """clip: what is done to the gradient before the update, see `clipping`."""
+
     name: str = static("none", one_of("none", "norm", "value", "agc", "autoclip"))
     threshold: float = per_run(1.0, POSITIVE)
     factor: float = per_run(0.01, POSITIVE)
@@ -119,12 +132,16 @@ class Clip:
 
 @dataclass
 class Regularizer:
+    """regularizer: what is added to dE/dW before the clip. alpha: its weight."""
+
     name: str = static("none", one_of("none", "omega"))
     alpha: float = per_run(4.0, NOT_NEGATIVE)
 
 
 @dataclass
 class Flossing:
+    """flossing: steps on the Lyapunov exponents, see `flossing`. window: time steps.  every: updates; null: before the first alone."""
+
     name: str = static("none", one_of("none", "before"))
     steps: int = static(100, at_least(1))
     exponents: int = static(10, at_least(1))
@@ -135,6 +152,8 @@ class Flossing:
 
 @dataclass
 class Optimizer:
+    """optimizer: the update rule, see `optimizers`, with PyTorch's meaning of each key."""
+
     name: str = static("sgd", one_of("sgd", "momentum", "rmsprop", "adam"))
     lr: float = per_run(0.01, NOT_NEGATIVE)
     momentum: float = per_run(0.9, DECAY)
@@ -146,6 +165,8 @@ class Optimizer:
 
 @dataclass
 class Training:
+    """training: how long and on what. updates, log_every: in updates.  truncation: K of truncated BPTT in steps; null: full."""
+
     updates: int = static(1000, at_least(0))
     batch_size: int = static(20, at_least(1))
     log_every: int = static(10, at_least(1))
@@ -158,6 +179,8 @@ class Training:
 
 @dataclass
 class Eval:
+    """eval: on fresh sequences. every: updates between two; null: never.  lengths: others than the one trained on."""
+
     every: int | None = static(None, or_null(at_least(1)))
     sequences: int = static(10000, at_least(1))
     lengths: list[int] | None = static(None, LENGTHS)  # noqa: RUF009
@@ -165,6 +188,10 @@ class Eval:
 
 @dataclass
 class Probe:
+    """probe: what costs more than an update, and so has a cadence of its own, in updates; null: `spectrum_every` max(100, log_every), the
+    others never.
+    """
+
     spectrum_every: int | None = static(None, or_null(at_least(1)))
     smoothness_every: int | None = static(None, or_null(at_least(1)))
     contributions_every: int | None = static(None, or_null(at_least(1)))
@@ -175,6 +202,8 @@ class Probe:
 
 @dataclass
 class Tracker:
+    """tracker: where the record is mirrored; nothing here changes a number. series: those through time that are drawn."""
+
     name: str = per_run("wandb", one_of("wandb", "none"))
     mode: str = per_run("offline", one_of("offline", "online", "disabled"))
     project: str = per_run(
@@ -185,6 +214,8 @@ class Tracker:
 
 @dataclass
 class Config:
+    """All that determines a run, and its label `sweep`."""
+
     sweep: str = per_run("default", SWEEP)
     seed: int = per_run(0, SEED)
     preset: str = per_run("none", Rule(lambda v: re.fullmatch(r"\w+", v) is not None, "a preset of conf/preset"))
@@ -251,6 +282,11 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
         for leaf in leaves(config)
         if not leaf.rule.holds(leaf.value)
     ]
+    found = found or [
+        f"{leaf.key}={_shown(leaf.value)}: must be less than 2^63"
+        for leaf in leaves(config)
+        if _largest(leaf.value) >= 2**63
+    ]
     if found:
         return found
     from rnn_lab.tasks import TASKS  # imports torch
@@ -303,6 +339,21 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
     return found
 
 
+def _largest(value: Any) -> int:
+    """Of the whole numbers in a value; 0 where there are none."""
+    return max((v for v in (value if isinstance(value, list) else [value]) if isinstance(v, int)), default=0)
+
+
+def least_bytes(config: Config) -> int:
+    """What training one run takes at least, a lower bound: its states, or those of one sequence of an evaluation, and its weights."""
+    model, task, number = config.model, config.task, 4 if config.training.dtype == "float32" else 8
+    units, extra = model.hidden * model.layers, 2 * task.positions if task.name in RECALL_TASKS else 0
+    trained = ((task.length_range or [task.length])[-1] + extra) * config.training.batch_size
+    states = max(trained, *(length + extra for length in config.eval.lengths or []), 0)
+    tensors = 4096 * model.layers  # Python's and PyTorch's own objects
+    return 2 * number * units * (states + model.hidden) + tensors
+
+
 def without_kernel(config: Config) -> str | None:
     """The key and value, if any, for which there is no fused kernel; the reference in PyTorch trains everything."""
     training = config.training
@@ -316,7 +367,8 @@ def without_kernel(config: Config) -> str | None:
 def _shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(_shown, value))}]"
-    return "null" if value is None else repr(value) if value == "" else str(value)
+    plain = str(value)
+    return "null" if value is None else plain if plain and plain.isprintable() else repr(value)
 
 
 def _without_effect(config: Config) -> set[str]:
@@ -382,7 +434,11 @@ def cell_name(config: Config) -> str:
 
 
 def run_name(config: Config) -> str:
-    """A readable name that ends in the run id, for people and dashboards."""
+    """A readable name that ends in the run id, for people and dashboards.
+
+    >>> run_name(Config(seed=3)).rpartition("-")[0]
+    'tanh-1-L100-none-s3'
+    """
     init = config.init
     spread = f"std{init.std:g}" if init.std is not None else f"{init.scale:g}"
     what = f"{cell_name(config)}-{spread}" if config.preset == "none" else config.preset.removeprefix("pascanu_")

@@ -36,6 +36,7 @@ def states(w: ArrayLike, d: ArrayLike) -> Array:
 
 
 def error(w: ArrayLike, d: ArrayLike) -> Array:
+    """E = (sigmoid(x_50) - .7)^2, at w and the distance d, broadcast."""
     return np.square(phi(X0 + states(w, d)[T]) - TARGET)
 
 

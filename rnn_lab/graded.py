@@ -47,6 +47,7 @@ def log10_singular_values(jacobians: Iterable[Tensor], lags: Collection[int]) ->
 
 
 def scaled_rows(A: Tensor) -> Scaled:
+    """The rows of A (..., m, n), each with an exponent of its own."""
     return normalise_(Scaled(A.clone(), torch.zeros(A.shape[:-1], dtype=torch.int32, device=A.device)))
 
 

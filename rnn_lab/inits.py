@@ -21,7 +21,12 @@ def orthogonal(z: Matrix, gain: float) -> Matrix:
 
 
 def identity(hidden: int, gain: float) -> Matrix:
-    """W = gain I; with ReLU the IRNN (Le, Jaitly & Hinton 2015)."""
+    """W = gain I; with ReLU the IRNN (Le, Jaitly & Hinton 2015).
+
+    >>> identity(2, 0.5)
+    array([[0.5, 0. ],
+           [0. , 0.5]])
+    """
     return gain * np.eye(hidden)
 
 

@@ -29,16 +29,17 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rnn_lab.complaints import complaint
 from rnn_lab.config import Config, ConfigError, leaves, typed
-from rnn_lab.jobs import RunsFailed, Task, check, fail, metric, report, run_directory, train_jobs
+from rnn_lab.jobs import RunsFailed, Task, check, fail, finished, metric, report, run_directory, train_jobs
 from rnn_lab.options import options
 from rnn_lab.recording.collected import collect
 from rnn_lab.recording.journal import note
 from rnn_lab.recording.runs import ResultsError
-from rnn_lab.recording.store import discard_checkpoint, finished_run, lock
+from rnn_lab.recording.store import discard_checkpoint, lock
 
 if TYPE_CHECKING:
     from rnn_lab.runner import Outcome
 
+WAVE = 2048  # jobs at most that wait inside Hydra while they are trained: each takes a thread and half a megabyte
 VALUE_KEYS = {leaf.key for leaf in leaves(Config())} - {"preset"}  # preset=NAME chooses a file of conf/preset
 
 
@@ -210,22 +211,31 @@ class VectorizedLauncher(Launcher):
 
     def _launch(self, jobs: list[Prepared]) -> list[JobReturn]:
         sweep, unique = jobs[0].directory.parent, {job.directory: job for job in jobs}
-        finished = {directory: record for directory in unique if (record := finished_run(directory))}
-        todo = [job for directory, job in unique.items() if directory not in finished]
-        line = f"{len(jobs)} jobs, {len(unique)} runs, {len(finished)} of them finished before"
+        before = {directory: record for directory in unique if (record := finished(directory))}
+        todo = [job for directory, job in unique.items() if directory not in before]
+        line = f"{len(jobs)} jobs, {len(unique)} runs, {len(before)} of them finished before"
         print(f"{sweep}: {line}")
         note(sweep / "sweep.log", f"launched: {line}")
-        for directory in finished:
+        for directory in before:
             discard_checkpoint(directory)  # of one that was killed as it ended
-        returns = {d: self._returned(unique[d], metric(r.get("summary", {}))) for d, r in finished.items()}
+        returns = {d: self._returned(unique[d], metric(r.get("summary", {}))) for d, r in before.items()}
 
-        suspended = [SuspendedJob(job.composed, self.hydra_context) for job in todo]
+        ended: dict[Path, Outcome] = {}
+        for wave in (todo[start : start + WAVE] for start in range(0, len(todo), WAVE)):
+            ended |= self._train(wave, returns)
+        report(sweep, ended, len(before))
+        self._collect(sweep)
+        return [returns[job.directory] for job in jobs]
+
+    def _train(self, jobs: list[Prepared], returns: dict[Path, JobReturn]) -> "dict[Path, Outcome]":
+        """Trains jobs, and adds to `returns` what each has to return; how those ended that could begin or told why not."""
+        suspended = [SuspendedJob(job.composed, self.hydra_context) for job in jobs]
         singleton, environment = HydraConfig.instance().cfg, dict(os.environ)
         try:
-            ready = [job for job, task in zip(todo, suspended, strict=True) if task.begin()]
+            ready = [job for job, task in zip(jobs, suspended, strict=True) if task.begin()]
             outcomes = train_jobs([job.task for job in ready], self.options) if ready else []
             trained = dict(zip((job.directory for job in ready), outcomes, strict=True))
-            for job, task in zip(todo, suspended, strict=True):
+            for job, task in zip(jobs, suspended, strict=True):
                 returns[job.directory] = task.end(trained.get(job.directory))
                 if job.directory not in trained and task.outcome:
                     fail(job.task, task.outcome.error or "")
@@ -235,12 +245,9 @@ class VectorizedLauncher(Launcher):
             HydraConfig.instance().cfg = singleton
             os.environ.clear()
             os.environ.update(environment)
-        ended = {
-            job.directory: task.outcome for job, task in zip(todo, suspended, strict=True) if task.outcome is not None
+        return {
+            job.directory: task.outcome for job, task in zip(jobs, suspended, strict=True) if task.outcome is not None
         }
-        report(sweep, ended, len(finished))
-        self._collect(sweep)
-        return [returns[job.directory] for job in jobs]
 
     @staticmethod
     def _collect(sweep: Path) -> None:

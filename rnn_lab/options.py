@@ -23,7 +23,13 @@ ADDRESS = Rule(
 
 
 def option(default: Any, rule: Rule) -> Any:
+    """A field with what it allows."""
     return field(default=default, metadata={"rule": rule})
+
+
+def cores() -> int:
+    """How many this process may use; all of them where the system does not say (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -76,7 +82,7 @@ class Options:
         """How many programs will run at a time, as far as it is known here."""
         if self.engine == "serial":
             return 1
-        return self.workers or (len(os.sched_getaffinity(0)) if self.engine == "processes" else 1)
+        return self.workers or (cores() if self.engine == "processes" else 1)
 
     def problems(self) -> list[str]:
         """What is wrong, one line each; what the engine needs and does not find, too."""

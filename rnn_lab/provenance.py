@@ -16,7 +16,7 @@ PACKAGES = ("torch", "numpy", "hydra-core", "wandb")
 def provenance() -> dict[str, Any]:
     """The command line, the versions that can change a number, and the commit of this code ("" outside a git checkout)."""
     return {
-        "command": shlex.join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]).encode(errors="replace").decode(),  # arguments may be any bytes
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "git": {
             "commit": _git("rev-parse", "HEAD"),

@@ -15,7 +15,7 @@ import pandas as pd
 from rnn_lab.conditions import Condition, conditions, meeting
 from rnn_lab.conditions import text as text  # how a cell is shown: analysis reads nothing but this module
 from rnn_lab.recording.collected import Damaged, index_columns, read_collected
-from rnn_lab.recording.runs import ResultsError, Run, read_info, read_run
+from rnn_lab.recording.runs import ResultsError, Run, read_array, read_info, read_run
 from rnn_lab.recording.wandb.files import wandb_files
 
 WANDB = "wandb:"  # begins the address of a project at a server
@@ -54,7 +54,9 @@ METRICS = (
 class Results:
     """Three frames joined by `run_id`; a missing value is NaN in all of them.
 
-    runs        one row a run: run_id, sweep, status, diverged_at, config, last value of each metric, origin
+    runs        one row a run: run_id, sweep, status, diverged_at, config, last value of each metric, origin, flags (what whoever
+                uses its numbers must know: "diverged at 120", "killed at 40 of 400", "stopped at 40 of 400" (solved), "resumed 2x",
+                "uncommitted changes", "begun by other code"; missing where there is nothing to say)
     steps       one row a record: run_id, step, metrics
     timesteps   one row a record, layer and t: run_id, step, layer (1 = nearest input), t (1..T), lag (T - t), series
     config      the names of those columns of `runs` that are leaves of the config
@@ -106,7 +108,10 @@ def _results(sources: "Mapping[Path, _Source]", asked: Sequence[Condition], coll
         rows = {key: rows[key] | summaries.get(run.info["run_id"], nothing) for key, run in runs.items()}
         runs = {key: runs[key] for key in meeting(late, rows, leaves)}
     steps = _steps_frame(list(runs.values()))
-    about = _runs_frame([heads[key] for key in runs], _last(steps), [tails[key] for key in runs])
+    reached = steps.groupby("run_id")["step"].max()
+    flags = [_flags(infos[key], int(reached.get(infos[key]["run_id"], 0))) for key in runs]
+    marked = [tails[key] | {"flags": flag} for key, flag in zip(runs, flags, strict=True)]
+    about = _runs_frame([heads[key] for key in runs], _last(steps), marked)
     config = tuple(leaf for leaf in leaves if leaf in about)
     return Results(about, steps, _timesteps_frame(list(runs.values())), config)
 
@@ -143,7 +148,7 @@ def contributions(path: str | os.PathLike[str], step: int | None = None) -> Cont
         there = f"at step {step}; they are at {', '.join(map(str, steps))}" if steps else "(probe.contributions_every)"
         raise ResultsError(f"{path}: no contributions {there}")
     step = steps[-1] if step is None else step
-    arrays = dict(zip("WUb", np.load(directory / f"{step}.npy"), strict=True))
+    arrays = dict(zip("WUb", read_array(directory / f"{step}.npy"), strict=True))
     marginals = {"by_k": (-3, 1), "by_lag": (-2, -1), "beyond": (-1, -1)}  # row; lags stand from the largest to 0
     fields = {
         name: {parameter: a[:, row, ::order] for parameter, a in arrays.items()}
@@ -279,13 +284,30 @@ def _tail(path: str, info: dict[str, Any]) -> dict[str, Any]:
         | {"T": info["T"], "layers": info["layers"], "path": path}
         | {key: info.get(key) for key in ("name", "command", "error", "started", "finished")}
         | {key: info.get(key) for key in ("seconds", "cpu_seconds", "program_runs")}
+        | {"resumed": len(info.get("resumed") or [])}
         | _leaves({key: info.get(key) or {} for key in ("git", "versions")})
     )
+
+
+def _flags(info: dict[str, Any], reached: int) -> str | None:
+    """reached: the last step that is recorded."""
+    updates = info["config"].get("training", {}).get("updates", "?")
+    git, earlier, resumed = info.get("git") or {}, info.get("earlier_git") or [], info.get("resumed") or []
+    found = {
+        f"diverged at {info.get('diverged_at')}": info["status"] == "diverged",
+        f"{info['status']} at {reached} of {updates}": info["status"] not in ("completed", "diverged"),
+        f"stopped at {reached} of {updates}": info["status"] == "completed" and updates not in ("?", reached),
+        f"resumed {len(resumed)}x": bool(resumed),
+        "uncommitted changes": any(origin.get("dirty") for origin in (git, *earlier)),
+        "begun by other code": any(origin.get("commit") != git.get("commit") for origin in earlier),
+    }
+    return "; ".join(words for words, holds in found.items() if holds) or None
 
 
 def _runs_frame(heads: list[dict[str, Any]], last: pd.DataFrame, tails: list[dict[str, Any]]) -> pd.DataFrame:
     head, tail = pd.DataFrame(heads), pd.DataFrame(tails)
     frame = pd.concat([head, last.reindex(head["run_id"]).reset_index(drop=True), tail], axis=1)
+    frame = frame.loc[:, ~frame.columns.duplicated()]  # whatever a config of somebody else's calls its keys
     empty = frame.columns[frame.isna().all()]
     return frame.astype(dict.fromkeys(empty, float) | {"diverged_at": float})  # all None would be of dtype object
 

@@ -19,9 +19,10 @@ from rnn_lab.checkpoints import Beginning
 from rnn_lab.config import Config, cell_name, container, run_id, run_name
 from rnn_lab.probes.contributions import MARGINALS
 from rnn_lab.recording import Row, RunInfo, wandb
+from rnn_lab.recording.descriptors import room
 from rnn_lab.recording.journal import note_run
 from rnn_lab.recording.progress import Progress
-from rnn_lab.recording.store import SHAPE, Locked, StoreSink
+from rnn_lab.recording.store import DESCRIPTORS, SHAPE, Locked, StoreSink
 from rnn_lab.training import Snapshot, Training, timestep_series
 from rnn_lab.vectorize import make_task
 
@@ -100,7 +101,7 @@ class Recorder:
         try:
             self.store.log(row)
         except OSError as error:
-            return self.finish("failed", f"{type(error).__name__}: {error}")
+            return self.finish("failed", f"{type(error).__name__}: {error}", goes_on=True)  # the disk is full, say
         self._last |= {"step": row.step, **row.scalars}
         if diverged:
             self._diverged_at = row.step
@@ -115,13 +116,13 @@ class Recorder:
         except OSError as error:
             checkpoints.warn(f"{self.info.directory.parent}: no checkpoints ({type(error).__name__}: {error})")
 
-    def finish(self, status: str, error: str | None = None) -> None:
-        """Ends the run once; later calls do nothing."""
+    def finish(self, status: str, error: str | None = None, goes_on: bool = False) -> None:
+        """Ends the run once; later calls do nothing. goes_on: a failed one may start from its checkpoint."""
         if self.outcome is not None:
             return
         self.outcome = Outcome(status, self._last, error)
         try:
-            self.store.finish(status, self._last, self._diverged_at, error)
+            self.store.finish(status, self._last, self._diverged_at, error, goes_on)
         except OSError as failure:
             self.outcome = Outcome("failed", self._last, f"{type(failure).__name__}: {failure}")
         self._note_end(self.outcome)
@@ -147,6 +148,7 @@ def run_program(jobs: list[Job], progress: Progress, checkpoint_seconds: float) 
     If a program as a whole breaks, its runs are trained one by one, so that only the guilty one fails. A checkpoint is written every so
     many seconds, and when a signal comes that ends the process: it comes through when the update at hand is done and saved.
     """
+    room(DESCRIPTORS)
     beginnings = [job.beginning() for job in jobs]
     outcomes: dict[int, Outcome] = {}
     for step in sorted({beginning.step for beginning in beginnings}):
@@ -187,7 +189,8 @@ class _Program:
                 status = ("completed", None)
         except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
             log.debug("a program failed", exc_info=True)
-            status = ("failed", f"{type(error).__name__}: {error}")
+            said = str(error).partition("\n")[0]  # PyTorch's go on with the frames of its own code
+            status = ("failed", f"{type(error).__name__}: {said}")
         finally:
             for recorder in self.recorders.values():
                 recorder.finish(*status)

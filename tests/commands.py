@@ -10,13 +10,22 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import pytest
 
 TRAIN = Path(__file__).resolve().parents[1] / "experiments" / "train.py"
 TINY = ["task.length=10", "model.hidden=4", "training.batch_size=3", "training.updates=3", "training.log_every=1"]
 SMALL = [*TINY, "tracker=none"]  # a run of milliseconds
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("HYDRA_", "WANDB_"))}
+
+
+def some(cases: Iterable[str], every: int) -> list[Any]:
+    """pytest's parameters: one of so many in the default suite, the others where there is time."""
+    slow = [pytest.mark.slow]
+    return [pytest.param(case, marks=slow if index % every else [], id=case[:40]) for index, case in enumerate(cases)]
 
 
 class Ended(NamedTuple):

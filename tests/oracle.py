@@ -176,3 +176,34 @@ def backpropagate(
         dW,
         dE_dc,
     )
+
+
+def truncated(
+    w: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    phi: str,
+    loss: str,
+    reduction: str,
+    cell: str,
+    leak: float,
+    K: int,
+) -> dict[str, Tensor]:
+    """Gradients of truncated BPTT: for each E_t a forward pass of its own, all states before step t - K + 1 detached."""
+    w = {name: t.clone().requires_grad_() for name, t in w.items()}
+    (step, blocks), layers, L, (T, batch, _) = CELLS[cell], sum(name[0] == "W" for name in w), len(y), x.shape
+    E = torch.zeros((), dtype=x.dtype)
+    for t in range(T - L, T):
+        s = [(x.new_zeros(batch, len(w["W1"])),) * blocks] * layers
+        for k in range(t + 1):
+            if k == t - K + 1:
+                s = [tuple(block.detach() for block in state) for state in s]
+            below = x[k]
+            for n in range(layers):
+                z = below @ w[f"U{n + 1}"] + w[f"b{n + 1}"]
+                *c, below = step(z, s[n], w[f"W{n + 1}"], phi, leak)
+                s[n] = (below, *c)
+            if k <= t - K:  # nothing of these steps is reached
+                s = [tuple(block.detach() for block in state) for state in s]
+        E = E + LOSS[loss](below @ w["V"] + w["c"], y[t - (T - L)]) / batch / (L if reduction == "mean" else 1)
+    return dict(zip(w, torch.autograd.grad(E, list(w.values()), materialize_grads=True), strict=True))

@@ -124,8 +124,12 @@ def test_runs_without_records_are_rows_without_curves(tmp_path):
     write_run(tmp_path, "b", [{"step": 0, "train/loss": np.nan}], series=(), config={"seed": 1})
     page = embedding.embed(load(tmp_path))
     keys = [column["key"] for column in page["columns"]]
-    assert keys == ["seed", "status", "message", "run_id"]
-    assert [run["cells"] for run in page["runs"]] == [[0, "failed", "no memory", "a"], [1, "completed", None, "b"]]
+    assert keys == ["seed", "status", "flags", "message", "run_id"]
+    known = "uncommitted changes"
+    assert [run["cells"] for run in page["runs"]] == [
+        [0, "failed", f"failed at 0 of ?; {known}", "no memory", "a"],
+        [1, "completed", known, None, "b"],
+    ]
     assert [(run["steps"], run["metrics"], run["series"]) for run in page["runs"]] == [([], {}, {}), ([0], {}, {})]
 
 

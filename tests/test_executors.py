@@ -25,6 +25,7 @@ from oracle import make_config
 
 from rnn_lab import results
 from rnn_lab.executors.work import train as train_program
+from rnn_lab.options import Options
 from rnn_lab.recording.store import read_run
 from rnn_lab.runner import Job
 
@@ -97,3 +98,9 @@ def test_every_worker_gets_its_share_and_the_numbers_are_the_same(tmp_path):
 @pytest.mark.slow
 def test_a_users_own_cell_reaches_the_workers(tmp_path):
     trains_an_own_cell(tmp_path, *PROCESSES)
+
+
+def test_where_the_system_does_not_say_which_cores_it_gives(monkeypatch):
+    """macOS."""
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert Options(engine="processes").at_once == os.cpu_count()

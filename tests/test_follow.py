@@ -6,7 +6,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from rnn_lab.recording import Row, RunInfo
+from rnn_lab.recording import Row, RunInfo, checked
 from rnn_lab.recording.follow import Follower
 from rnn_lab.recording.store import Locked, StoreSink
 
@@ -57,12 +57,12 @@ def test_rows_come_once_whole_and_in_order_of_whatever_length(store, follower):
 
 def test_a_row_is_not_seen_before_its_line_is_whole(store, follower, tmp_path):
     store.log(row(0))
-    line, file = (tmp_path / "steps.jsonl").read_bytes(), tmp_path / "steps.jsonl"
+    file = tmp_path / "steps.jsonl"
     assert_same(follower.rows(9), [row(0)])
     block = np.stack([row(1).timesteps[name] for name in SERIES])
     with (tmp_path / "timesteps.f32").open("ab") as timesteps:
         timesteps.write(block.tobytes())
-    second = line.replace(b'"step": 0', b'"step": 1')
+    second = checked.line({"step": 1, **row(1).scalars}, block.tobytes())
     for part in (second[:10], second[10:-1]):
         with file.open("ab") as steps:
             steps.write(part)

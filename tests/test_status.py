@@ -12,7 +12,7 @@ import pytest
 from commands import SMALL, train
 
 from rnn_lab.recording.status import NoSweep, status
-from rnn_lab.recording.store import lock
+from rnn_lab.recording.store import lock, read_run
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "status.py"
 HYDRAS = "task:\n  length: 10\ntraining:\n  batch_size: 3\n  updates: 40\neval:\n  updates: 7\n"
@@ -82,7 +82,8 @@ def test_a_sweep_that_ran(tmp_path):
     assert (now.done, now.updates, now.alive) == (6, 6, False)
     [one] = [run for run in sweep.glob("*/") if told_seed(run) == 1]
     assert status(one).runs == {"completed": 1}
-    head, row = asked(sweep).stdout.splitlines()
+    head, row, *notes = asked(sweep).stdout.splitlines()
+    assert len(notes) == any((read_run(run) or {})["git"]["dirty"] for run in sweep.glob("*/"))
     assert head.split() == [
         "sweep",
         "runs",

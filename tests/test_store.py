@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,11 @@ def test_a_row_is_one_block_and_one_line(tmp_path):
     for n, step in enumerate((0, 10)):
         for k, name in enumerate(SERIES):
             np.testing.assert_array_equal(blocks[n, k], row(step).timesteps[name])
-    first, second = map(json.loads, (tmp_path / "steps.jsonl").read_text().splitlines())
-    assert first == {"step": 0, "train/loss": 0.5}
+    lines, content = (tmp_path / "steps.jsonl").read_bytes().splitlines(), (tmp_path / "timesteps.f32").read_bytes()
+    first, second = map(json.loads, lines)
+    text = b'{"step": 0, "train/loss": 0.5}'
+    crc = zlib.crc32(content[: len(content) // 2])
+    assert first == {"step": 0, "train/loss": 0.5, "crc": zlib.crc32(text, crc)}
     assert second["step"] == 10
     assert math.isnan(second["train/loss"])
     assert (second["grad/norm"], second["W/rho"]) == (math.inf, -math.inf)
@@ -131,7 +135,7 @@ def test_a_torn_tail_costs_its_own_row_only(tmp_path, file):
         sink.log(row(step))
         for name, sizes in ends.items():
             sizes.append((tmp_path / name).stat().st_size)
-    sink.finish("completed", {})
+    sink.finish("killed", {})
     whole = (tmp_path / file).read_bytes()
     newline = file == "steps.jsonl"  # a line is whole without it
     for size in range(ends[file][1] + 1, len(whole) + 1, 7):

@@ -24,6 +24,7 @@ LAYERS: list[set[str]] = [
     {
         "provenance",
         "complaints",
+        "config_files",
         "interrupts",
         "checkpoints",
         "runner",
@@ -39,8 +40,8 @@ LAYERS: list[set[str]] = [
 # What only these may import, wherever the import stands.
 ONLY = {
     "wandb": {"recording"},
-    "hydra": {"launcher", "app", "complaints"},
-    "omegaconf": {"config", "launcher", "app", "jobs", "complaints"},
+    "hydra": {"launcher", "app", "complaints", "config_files"},
+    "omegaconf": {"config", "launcher", "app", "jobs", "complaints", "config_files"},
 }
 
 # Tensors and equations: no files, no clock, no logging, no processes.

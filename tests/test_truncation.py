@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from oracle import CELLS, LOSS, each_run, random_parameters, weights
+from oracle import CELLS, each_run, random_parameters, truncated, weights
 from torch import Tensor
 
 from rnn_lab import bptt, probes
@@ -34,25 +34,10 @@ class OwnLSTM:
         return h, c
 
 
-def oracle(w: dict[str, Tensor], x: Tensor, y: Tensor, phi: str, K: int, cell: str) -> dict[str, Tensor]:
-    """For each E_t a forward pass of its own, all states before step t - K + 1 detached; the mean over t and the batch."""
-    w = {name: t.clone().requires_grad_() for name, t in w.items()}
-    (step, blocks), layers, L = CELLS[cell.removeprefix("own ")], sum(name[0] == "W" for name in w), len(y)
-    E = torch.zeros((), dtype=x.dtype)
-    for t in range(T - L, T):
-        s = [(x.new_zeros(B, SIZES[1]),) * blocks] * layers
-        for k in range(t + 1):
-            if k == t - K + 1:
-                s = [tuple(block.detach() for block in state) for state in s]
-            below = x[k]
-            for n in range(layers):
-                z = below @ w[f"U{n + 1}"] + w[f"b{n + 1}"]
-                *c, below = step(z, s[n], w[f"W{n + 1}"], phi, LEAK)
-                s[n] = (below, *c)
-            if k <= t - K:  # nothing of these steps is reached
-                s = [tuple(block.detach() for block in state) for state in s]
-        E = E + LOSS["cross entropy"](below @ w["V"] + w["c"], y[t - (T - L)]) / (B * L)
-    return dict(zip(w, torch.autograd.grad(E, list(w.values())), strict=True))
+def oracle(
+    theta: Parameters, run: tuple[int, ...], x: Tensor, y: Tensor, phi: str, name: str, K: int
+) -> dict[str, Tensor]:
+    return truncated(weights(theta, run), x, y, phi, "cross entropy", "mean", name.removeprefix("own "), LEAK, K)
 
 
 def both(
@@ -67,7 +52,7 @@ def both(
     _, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net)
     bptt.backward(theta, x, dE_do, net, buffers, full)
     bptt.truncated_backward(theta, x, dE_do, net, buffers, truncated, K)
-    expected = {run: oracle(weights(theta, run), x[run], y[run], phi, K, name) for run in each_run(runs)}
+    expected = {run: oracle(theta, run, x[run], y[run], phi, name, K) for run in each_run(runs)}
     return theta, full, truncated, expected
 
 

@@ -44,6 +44,7 @@ class Worker(NamedTuple):
 
 
 def run(programs: Sequence[list[Job]], options: Options, progress: Progress) -> list[list[Outcome]]:
+    """Trains the programs, options.at_once of them at a time; the outcomes of each, in its jobs' order."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["rnn_lab.app", "rnn_lab.executors.processes"])
     watch, outcomes = Watch(programs, progress), dict[int, list[Outcome]]()

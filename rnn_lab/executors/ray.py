@@ -10,7 +10,7 @@ from typing import Any
 from rnn_lab import interrupts
 from rnn_lab.cells import OWN
 from rnn_lab.executors.work import Watch, recorded, train
-from rnn_lab.options import Options
+from rnn_lab.options import Options, cores
 from rnn_lab.recording.progress import Progress
 from rnn_lab.runner import Job, Outcome
 
@@ -18,6 +18,7 @@ PATIENCE = 30.0  # seconds for cancelled tasks to save their runs
 
 
 def run(programs: Sequence[list[Job]], options: Options, progress: Progress) -> list[list[Outcome]]:
+    """Trains the programs as tasks; the outcomes of each, in its jobs' order."""
     ray = _connected(options)
     watch, outcomes = Watch(programs, progress), dict[int, list[Outcome]]()
     asked, waiting, working = options.ray, list(range(len(programs)))[::-1], dict[Any, int]()
@@ -53,8 +54,8 @@ def _connected(options: Options) -> Any:
     address, alone = options.ray.address, {}
     if address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        cores = (options.workers or len(os.sched_getaffinity(0))) * options.ray.cpus
-        alone = {"num_cpus": cores, "_node_ip_address": "127.0.0.1", "include_dashboard": False}
+        needed = (options.workers or cores()) * options.ray.cpus
+        alone = {"num_cpus": needed, "_node_ip_address": "127.0.0.1", "include_dashboard": False}
     import ray
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}

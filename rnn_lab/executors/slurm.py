@@ -40,6 +40,7 @@ class Program(Checkpointable):
 
 
 def run(programs: Sequence[list[Job]], options: Options, progress: Progress) -> list[list[Outcome]]:
+    """Trains the programs as tasks of a job array; the outcomes of each, in its jobs' order."""
     folder = programs[0][0].directory.parent.absolute() / "slurm"
     folder.mkdir(parents=True, exist_ok=True)
     cancel({path.name.removesuffix("_submitted.pkl") for path in folder.glob("*_submitted.pkl")}, "nobody waits for")

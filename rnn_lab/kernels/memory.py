@@ -65,6 +65,7 @@ class Memory(NamedTuple):
 
 
 def shape_of(layers: int, T: int, L: int, batch: int, inputs: int, hidden: int, outputs: int) -> Shape:
+    """The sizes of a net and its mini-batch, units and outputs padded to whole vectors."""
     return Shape(layers, T, L, batch, inputs, hidden, outputs, -(-hidden // PAD) * PAD, -(-outputs // PAD) * PAD)
 
 
@@ -121,6 +122,7 @@ def new_memory(cell: Cell, shape: Shape, dtype: np.dtype) -> Memory:
 
 @inner
 def pointers(m):
+    """The same buffers as bare addresses, for what compiles faster without arrays."""
     return Memory(
         pointer(m.h, 0), pointer(m.c, 0), pointer(m.gates, 0), pointer(m.delta, 0), pointer(m.given, 0),
         pointer(m.U, 0), pointer(m.bias, 0), pointer(m.W, 0), pointer(m.WT, 0), pointer(m.UT, 0),

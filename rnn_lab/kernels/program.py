@@ -60,6 +60,7 @@ class Inputs(NamedTuple):
 
 @inner
 def inputs_of(layer, shape, symbols, one_hot, numbers, h):
+    """What layer `layer` reads: the task's symbols or numbers, or the states of the layer below."""
     if layer == 0:
         return Inputs(one_hot, symbols, numbers, shape.inputs, shape.inputs)
     size = shape.batch * shape.width
@@ -120,6 +121,7 @@ def backward(cell, phi, leak, late, shape, theta, grad, at, layer, inputs, m, me
 
 @inner
 def add_omega_gradient(total, shape, factor, dW):
+    """dW += factor total, of a padded total."""
     factor = number(dW, factor)
     for i in range(shape.hidden):
         for j in range(shape.hidden):

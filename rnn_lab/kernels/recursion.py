@@ -113,11 +113,13 @@ def adjoints(
 
 @inner
 def steps_in_cache(cell, batch):
+    """How many time steps of the gates of a batch are held between two products."""
     return max(1, IN_CACHE // (batch * cell.blocks))
 
 
 @inner
 def clear_sums(cell, shape, inputs, regularised, memory):
+    """Zeros where gradients are summed."""
     N, rows = cell.gates * shape.width, -(-shape.hidden // ROWS) * ROWS
     fill(memory.dW, 0, rows * N)
     fill(memory.dU, 0, inputs.size * N)

@@ -80,6 +80,7 @@ def scale(v, k, size):
 
 @inner
 def is_zero(v, size):
+    """Whether all `size` entries are 0."""
     for j in range(size):  # noqa: SIM110, which Numba compiles badly
         if v[j] != 0:
             return False

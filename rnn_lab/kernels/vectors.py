@@ -21,12 +21,14 @@ in_any_order = nb.njit(  # for long sums in float64, which LLVM may then add up 
 
 @inner
 def copy(source, to, size):
+    """to = source."""
     for j in range(size):
         to[j] = source[j]
 
 
 @inner
 def fill(v, value, size):
+    """v = value."""
     value = number(v, value)
     for j in range(size):
         v[j] = value
@@ -34,6 +36,7 @@ def fill(v, value, size):
 
 @inner
 def times(v, factor, size):
+    """v *= factor."""
     factor = number(v, factor)
     for j in range(size):
         v[j] *= factor
@@ -41,6 +44,7 @@ def times(v, factor, size):
 
 @inner
 def add(v, to, size):
+    """to += v."""
     for j in range(size):
         to[j] += v[j]
 
@@ -54,6 +58,7 @@ def add_by_symbol(shape, inputs, t, rows, delta, row, N, total):
 
 @in_any_order
 def sum_of_squares(v, size):
+    """||v||^2, summed in float64."""
     total = 0.0
     for j in range(size):
         total += np.float64(v[j]) * np.float64(v[j])

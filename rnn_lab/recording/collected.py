@@ -19,11 +19,12 @@ from typing import Any
 
 import numpy as np
 
-from rnn_lab.recording.runs import Run, read_info, read_run
+from rnn_lab.recording import checked
+from rnn_lab.recording.runs import INDEX, ResultsError, Run, read_info, read_run
+from rnn_lab.recording.store import SHAPE
 
 STEPS, TIMESTEPS = "steps.parquet", "timesteps.parquet"
 SOURCES = ("steps.jsonl", "timesteps.f32")
-INDEX = ("step", "layer", "t", "lag")
 GROUP_ROWS = 1 << 18  # at least so many rows, of whole runs, make a row group: what is read at once
 KEY = "rnn_lab"
 
@@ -68,12 +69,12 @@ def collect(sweep: Path) -> None:
 
 
 def _stamp(directory: Path) -> list[list[int] | None]:
-    """Size and time of a run's files; None for one that is missing."""
+    """Size and time of a run's files; None for one that is missing or out of reach."""
 
     def stamp(file: Path) -> list[int] | None:
         try:
             stat = file.stat()
-        except FileNotFoundError:
+        except OSError:
             return None
         return [stat.st_size, stat.st_mtime_ns]
 
@@ -106,6 +107,7 @@ def _write(steps: Path, timesteps: Path, infos: dict[Path, dict[str, Any]], stam
             for name, run in group.items():
                 rows = [len(run.scalars["step"]), int(run.lengths.sum()) * run.info["layers"]]
                 entries[name] = {"files": stamps[name], "rows": rows, "scalars": list(run.scalars)}
+                entries[name]["shape"] = _shape(run.info)
                 entries[name]["crc"] = [
                     _checksum(run.lengths, *run.scalars.values()),
                     _checksum(*run.series().values()),
@@ -125,7 +127,12 @@ def _metadata(schema: Any, runs: dict[str, Any]) -> dict[str, str]:
 def _groups(infos: dict[Path, dict[str, Any]]) -> Iterator[dict[str, Run]]:
     group, rows = {}, 0
     for directory, info in infos.items():
-        run = group[directory.name] = read_run(directory, info)
+        try:
+            run = group[directory.name] = read_run(directory, info)
+        except ResultsError:
+            if info["status"] != "failed":  # one that failed may have failed for its files
+                raise
+            continue
         rows += int(run.lengths.sum()) * info["layers"]
         if rows >= GROUP_ROWS:
             yield group
@@ -179,8 +186,17 @@ def read_collected(sweep: Path, infos: Mapping[Path, dict[str, Any]]) -> dict[Pa
     if tables is None:
         return {}
     steps, timesteps = tables
-    held = {d: info for d, info in infos.items() if d.name in steps.runs and steps.runs[d.name]["files"] == _stamp(d)}
+
+    def holds(directory: Path, info: dict[str, Any]) -> bool:
+        entry = steps.runs.get(directory.name, {})
+        return entry.get("files") == _stamp(directory) and entry.get("shape") == _shape(info)
+
+    held = {directory: info for directory, info in infos.items() if holds(directory, info)}
     return {directory: _run(directory.name, info, steps, timesteps) for directory, info in held.items()}
+
+
+def _shape(info: dict[str, Any]) -> list[Any]:
+    return [info[key] for key in SHAPE]
 
 
 def _tables(sweep: Path) -> "tuple[_Table, _Table] | None":
@@ -202,7 +218,7 @@ class _Table:
             from pyarrow import parquet
 
             self._file = parquet.ParquetFile(path)
-            about = json.loads(self._file.metadata.metadata[KEY.encode()])
+            about = checked.parse(self._file.metadata.metadata[KEY.encode()])
             self.runs: dict[str, Any] = about["runs"]
             rows = [entry["rows"][which] for entry in self.runs.values()]
             self._stops = dict(zip(self.runs, np.cumsum(rows).tolist(), strict=True))

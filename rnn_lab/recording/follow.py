@@ -1,7 +1,6 @@
 """Reads a run's directory while it is written: each look yields the rows that are whole since the last one."""
 
 import fcntl
-import json
 import os
 from collections import deque
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rnn_lab.recording import Row
+from rnn_lab.recording import Row, checked
 from rnn_lab.recording.store import Locked, read_run
 
 
@@ -54,10 +53,15 @@ class Follower:
         return [self._row(self._lines.popleft()) for _ in range(min(most, len(self._lines)))]
 
     def _row(self, line: bytes) -> Row:
-        scalars = json.loads(line)
+        scalars = checked.parse(line)
         step, T = scalars.pop("step"), scalars.pop("T", self._T)
         shape = (len(self._series), self._layers, T)
-        block = np.frombuffer(self._blocks.read(4 * shape[0] * shape[1] * T), "<f4").reshape(shape)
+        content = self._blocks.read(4 * shape[0] * shape[1] * T)
+        try:
+            checked.check_row(scalars, line + b"\n", content, needed=False)
+        except checked.Damaged as error:
+            raise ValueError(f"{self.directory}: the row of step {step} is damaged ({error})") from error
+        block = np.frombuffer(content, "<f4").reshape(shape)
         return Row(step, scalars, dict(zip(self._series, block, strict=True)))
 
     def rewind(self) -> None:

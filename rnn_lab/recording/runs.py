@@ -8,11 +8,44 @@ from typing import Any
 
 import numpy as np
 
-from rnn_lab.recording.store import is_locked
+from rnn_lab.recording import checked
+from rnn_lab.recording.store import FINISHED, checked_from, contributions_file, is_locked
 
 STATUSES = ("completed", "failed", "diverged", "running", "killed")
 FORMAT = 1
 NUMBERS = {int, float, bool, type(None)}
+INDEX = ("step", "layer", "t", "lag")  # of a value through time; what else names a column of it is a series
+
+
+def _whole(value: Any, most: int = 2**31) -> bool:
+    return type(value) is int and 0 <= value < most
+
+
+def _updates(training: Any) -> bool:
+    return isinstance(training, dict) and _whole(training.get("updates", 0), 2**63)
+
+
+def _names(value: Any) -> bool:
+    """Whether it can name the series."""
+    plain = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return plain and len(set(value)) == len(value) and not {"run_id", *INDEX} & set(value)
+
+
+CONTENT: dict[str, Callable[[Any], bool]] = {  # what of run.json is relied on
+    "run_id": lambda v: isinstance(v, str) and v != "",
+    "status": lambda v: isinstance(v, str) and v in STATUSES,
+    "config": lambda v: isinstance(v, dict) and _updates(v.get("training", {})),
+    "series": _names,
+    "layers": _whole,
+    "T": _whole,
+    "rows": lambda v: v is None or _whole(v),
+    "checked_from": lambda v: v is None or _whole(v),
+    "diverged_at": lambda v: v is None or _whole(v, 2**63),
+    "baseline": lambda v: v is None or isinstance(v, dict),
+    "git": lambda v: v is None or isinstance(v, dict),
+    "earlier_git": lambda v: v is None or (isinstance(v, list) and all(isinstance(git, dict) for git in v)),
+    "resumed": lambda v: v is None or isinstance(v, list),
+}
 
 
 class ResultsError(ValueError):
@@ -36,13 +69,64 @@ class Run:
 
 
 def read_run(path: Path, info: dict[str, Any]) -> Run:
-    """The whole records of a directory. A torn last one is skipped; raises ResultsError on foreign bytes."""
+    """The whole records of a directory. A torn last one is skipped where its writer was killed or still lives; raises ResultsError,
+    which names the file, on foreign bytes, on a wrong checksum, and if a record of a run that has ended with a result is not there.
+    """
+    lines, file = path / "steps.jsonl", path / "timesteps.f32"
     try:
-        rows = _read_rows(path / "steps.jsonl")  # before the blocks: a record's block is written before its line
-        file = path / "timesteps.f32"
-        return assemble(info, rows, np.fromfile(file, "<f4") if file.exists() else None)
+        rows, texts = _read_rows(lines)  # before the blocks: a record's block is written before its line
+        values = np.fromfile(file, "<f4") if file.exists() else None
+        _check(path, info, rows, texts, values)
+        run = assemble(info, rows, values)
     except OSError as error:
         raise ResultsError(f"{error.filename or path}: {error.strerror or error}") from error
+    expected, there = info.get("rows") or 0, len(run.scalars["step"])
+    if info["status"] in FINISHED and (there < expected or (expected and values is None)):
+        cut = lines if len(rows) < expected else file
+        raise ResultsError(f"{cut}: cut off ({there if values is not None else 0} of {expected} records are there)")
+    return run
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with the files of a run, in a line that names the file; None if all are whole. Cost: that of reading them."""
+    try:
+        run = read_run(path, read_info(path))
+        sums = [values for name, values in run.scalars.items() if name.startswith("contributions/")]
+        measured = ~np.isnan(sums).all(axis=0) if sums else np.zeros(len(run.scalars["step"]), bool)
+        for step in run.scalars["step"][measured]:
+            read_array(contributions_file(path, step))
+    except ResultsError as error:
+        return str(error)
+    return None
+
+
+def read_array(file: Path) -> np.ndarray:
+    """What `store.write_array` wrote. Raises ResultsError."""
+    try:
+        return checked.array(file.read_bytes())
+    except checked.Damaged as error:
+        raise ResultsError(f"{file}: damaged ({error})") from error
+    except OSError as error:
+        raise ResultsError(f"{file}: {error.strerror or error}") from error
+
+
+def _check(
+    path: Path, info: dict[str, Any], rows: list[dict[str, float]], texts: list[bytes], values: np.ndarray | None
+) -> None:
+    """Takes the checksums out of the rows and holds each row to its own, but for one whose block is not there (yet, or any longer)."""
+    blocks = (np.empty(0, "<f4") if values is None else values).view(np.uint8)
+    end, first, size = 0, checked_from(info), 4 * len(info["series"]) * info["layers"]
+    for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
+        start = end
+        try:
+            end += size * int(row.get("T", info["T"]))
+            if end > len(blocks):
+                row.pop(checked.KEY, None)
+            else:
+                checked.check_row(row, text, blocks[start:end], needed=number >= first)
+        except (ValueError, TypeError, OverflowError):
+            named = f"{path / 'steps.jsonl'}:{number + 1}, or bytes {start} to {end} of {path / 'timesteps.f32'}"
+            raise ResultsError(f"{named}: damaged (the checksum is wrong)") from None
 
 
 def assemble(info: dict[str, Any], rows: Sequence[dict[str, float]], values: np.ndarray | None) -> Run:
@@ -92,7 +176,9 @@ def read_info(path: Path) -> dict[str, Any]:
 
 def _checked(file: Path) -> dict[str, Any]:
     try:
-        info = json.loads(file.read_bytes())
+        info = checked.loads(file.read_bytes())
+    except checked.Damaged as error:
+        raise ResultsError(f"{file}: damaged ({error})") from error
     except ValueError as error:
         raise ResultsError(f"{file}: not readable as JSON ({error})") from error
     return check_info(info, str(file))
@@ -103,28 +189,33 @@ def check_info(info: Any, file: str) -> dict[str, Any]:
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         found = info.get("format") if isinstance(info, dict) else type(info).__name__
         raise ResultsError(f"{file}: not a run.json of format {FORMAT} (found {found!r})")
-    kinds = {"run_id": str, "status": str, "config": dict, "series": list, "layers": int, "T": int}
-    wrong = [key for key, kind in kinds.items() if not isinstance(info.get(key), kind)]
-    if wrong or info["status"] not in STATUSES:
-        raise ResultsError(f"{file}: missing or unusable: {', '.join(wrong) or 'status'}")
+    wrong = [key for key, holds in CONTENT.items() if not holds(info.get(key))]
+    if wrong:
+        raise ResultsError(f"{file}: missing or unusable: {', '.join(wrong)}")
+    try:
+        json.dumps(info, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ResultsError(f"{file}: holds text that is none ({error.reason})") from error
     return info
 
 
-def _read_rows(file: Path) -> list[dict[str, float]]:
+def _read_rows(file: Path) -> tuple[list[dict[str, float]], list[bytes]]:
+    """The rows, and their lines."""
     if not file.exists():
-        return []
-    lines = file.read_bytes().removesuffix(b"\n").split(b"\n")
+        return [], []
+    content = file.read_bytes()
+    lines = content.removesuffix(b"\n").split(b"\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line.decode())
+            row = checked.parse(line.decode())
         except ValueError as error:
-            if number == len(lines):
+            if number == len(lines) and (not line or not content.endswith(b"\n")):
                 break  # the writer died inside its last line, or has not finished it
             raise ResultsError(f"{file}:{number}: not a record (not readable as JSON)") from error
-        if not isinstance(row, dict) or type(row.get("step")) is not int:
-            raise ResultsError(f"{file}:{number}: not a record (expected an object with an integer step)")
+        if not isinstance(row, dict) or not _whole(row.get("step"), 2**63) or not _whole(row.get("T", 0)):
+            raise ResultsError(f"{file}:{number}: not a record (expected an object with a whole number as step)")
         if not NUMBERS.issuperset(map(type, row.values())):
             raise ResultsError(f"{file}:{number}: not a record (a value is not a number)")
         rows.append(row)
-    return rows
+    return rows, [line + b"\n" for line in lines[: len(rows)]]

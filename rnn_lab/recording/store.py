@@ -1,19 +1,22 @@
 """Our own files, the source of truth: one directory a run, complete up to the last row whatever kills the process.
 
     run.json        status, config, provenance; replaced atomically
-    steps.jsonl     one line a row: step and scalars (Python's json: NaN, Infinity); "T" where the row's true length is not run.json's T
+    steps.jsonl     one line a row: step and scalars (Python's json: NaN, Infinity); "T" where the row's true length is not run.json's T;
+                    its checksum
     timesteps.f32   one block a row: (series, layer, t) float32, little-endian; t = 1..T of the row
     checkpoint.pt   where a run that was killed goes on; gone when the run has ended
     contributions/  <step>.npy: the lecture's double sum at a row that measured it, see probes.contributions; each replaced atomically
 
 A row's block is written before its line, both unbuffered: the line says that the row is whole. The writer holds a lock on the directory
 itself while it lives, so a run that says "running" and is not locked was killed. A run that goes on keeps every row: those that it
-measures again are not written twice.
+measures again are not written twice. All of them hold checksums, see `checked`.
 """
 
+import errno
 import fcntl
 import json
 import logging
+import math
 import os
 import shutil
 import time
@@ -21,17 +24,19 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rnn_lab.recording import Row, RunInfo
+from rnn_lab.recording import Row, RunInfo, checked
 
 log = logging.getLogger("rnn_lab")
 
 FINISHED = ("completed", "diverged")  # a divergence is a result, too
 CHECKPOINT = "checkpoint.pt"
+DESCRIPTORS = 3  # that a run holds while it is trained: its directory's lock and two files
 SHAPE = ("series", "layers", "T")  # what of run.json says how large a row's block is
 
 
@@ -70,7 +75,7 @@ def is_locked(directory: Path) -> bool:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replaces a file atomically."""
     temporary = path.with_name(f".{path.name}")  # the same one after a kill: nothing is left lying about
-    temporary.write_text(json.dumps(content, indent=1))
+    temporary.write_text(checked.dumps(content))
     os.replace(temporary, path)
 
 
@@ -78,15 +83,14 @@ def write_array(path: Path, array: np.ndarray) -> None:
     """Replaces a .npy file atomically; its directory is made."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f".{path.name}")
-    with open(temporary, "wb") as file:
-        np.save(file, array)
+    temporary.write_bytes(checked.array_bytes(array))
     os.replace(temporary, path)
 
 
 def read_run(directory: Path) -> dict[str, Any] | None:
     """run.json, or None if there is none that can be read: then the run has not begun as far as anyone can tell."""
     try:
-        content = json.loads((directory / "run.json").read_text())
+        content = checked.loads((directory / "run.json").read_bytes())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
@@ -110,24 +114,47 @@ class Recorded:
 
 
 def whole_rows(directory: Path, shape: dict[str, Any]) -> list[Recorded]:
-    """The rows whose line and block are there; what a kill tore off is left out. shape: series, layers and T, as run.json has them."""
-    lines, blocks = directory / "steps.jsonl", directory / "timesteps.f32"
-    if not (lines.exists() and blocks.exists()):
+    """The rows that are there as they were written, up to the first that is torn or damaged. shape: series, layers and T, as run.json
+    has them. Cost: that of reading the files.
+    """
+    lines = directory / "steps.jsonl"
+    if not (lines.exists() and (directory / "timesteps.f32").exists()):
         return []
     found: list[Recorded] = []
-    line_at, block_at, size = 0, 0, blocks.stat().st_size
-    for line in lines.read_bytes().splitlines(keepends=True):
-        try:
-            row = json.loads(line)
-            step, T = int(row["step"]), int(row.get("T", shape["T"]))
-        except (ValueError, LookupError, TypeError, AttributeError):
-            break
-        end = block_at + 4 * len(shape["series"]) * shape["layers"] * T
-        if not line.endswith(b"\n") or end > size:
-            break
-        found.append(Recorded(step, T, line, line_at, block_at))
-        line_at, block_at = line_at + len(line), end
+    line_at, block_at, first = 0, 0, checked_from(read_run(directory))
+    with open(directory / "timesteps.f32", "rb") as blocks:
+        for line in lines.read_bytes().splitlines(keepends=True):
+            try:
+                row = checked.parse(line)
+                step, T = int(row["step"]), int(row.get("T", shape["T"]))
+                size = 4 * len(shape["series"]) * shape["layers"] * T
+                block = blocks.read(size)
+                checked.check_row(row, line, block, needed=len(found) >= first)
+                if any(name.startswith("contributions/") for name in row):
+                    checked.array(contributions_file(directory, step).read_bytes())
+            except (ValueError, LookupError, TypeError, AttributeError, FileNotFoundError):
+                break
+            if not line.endswith(b"\n") or len(block) < size:
+                break
+            found.append(Recorded(step, T, line, line_at, block_at))
+            line_at, block_at = line_at + len(line), block_at + size
     return found
+
+
+def checked_from(record: dict[str, Any] | None) -> float:
+    """The row from which on a run's rows must have checksums; infinite for one that an earlier version recorded."""
+    return 0 if record is None else record.get("checked_from", math.inf)
+
+
+def contributions_file(directory: Path, step: int) -> Path:
+    """Where a row that measured the double sum has it; such a row has scalars "contributions/..."."""
+    return directory / "contributions" / f"{step}.npy"
+
+
+def reopen(directory: Path) -> None:
+    """A finished run whose files are damaged counts as killed: the next command keeps what is whole and makes the rest anew."""
+    if record := read_run(directory):
+        write_json(directory / "run.json", record | {"status": "killed", "goes_on": True})
 
 
 class StoreSink:
@@ -156,6 +183,9 @@ class StoreSink:
             "config": info.config,
             "started": before.get("started", _now()),
             "finished": None,
+            "goes_on": True,  # whether the same command starts from the checkpoint and keeps the rows
+            "rows": None,  # how many there are, once it has ended
+            "earlier_git": _distinct([*before.get("earlier_git", []), before.get("git"), describe.get("git")])[:-1],
             "resumed": [*before.get("resumed", []), *([step] if step else [])],  # the steps that it went on from
             "seconds": None,  # of all that led to the result, whatever was killed in between
             "cpu_seconds": None,  # of the whole process: as `seconds`, shared by the runs of a program
@@ -165,11 +195,13 @@ class StoreSink:
             rows = [] if since is None else whole_rows(info.directory, self._shape)
             if since is None:
                 shutil.rmtree(info.directory / "contributions", ignore_errors=True)
+            unchecked = next((n for n, row in enumerate(rows) if checked.bare(row.line) != row.line), len(rows))
+            self._content["checked_from"] = unchecked
             self._before = [row for row in rows if row.step < step]
             self._again = [row for row in rows if row.step >= step]  # will be measured again
             self._rows = len(self._before)
-            self._steps = open(info.directory / "steps.jsonl", "ab", buffering=0)  # noqa: SIM115
-            self._timesteps = open(info.directory / "timesteps.f32", "ab", buffering=0)  # noqa: SIM115
+            self._steps = FileIO(info.directory / "steps.jsonl", "a")
+            self._timesteps = FileIO(info.directory / "timesteps.f32", "a")
             self._cut(rows[-1] if rows else None)
             write_json(self._directory / "run.json", self._content)
         except OSError as error:
@@ -190,7 +222,9 @@ class StoreSink:
         series, layers = self._shape["series"], self._shape["layers"]
         with open(self._directory / "timesteps.f32", "rb") as blocks:
             for row in self._before:
-                scalars = {key: value for key, value in json.loads(row.line).items() if key not in ("step", "T")}
+                scalars = {
+                    key: value for key, value in json.loads(row.line).items() if key not in ("step", "T", checked.KEY)
+                }
                 blocks.seek(row.block_at)
                 block = np.frombuffer(blocks.read(self._block_size(row.T)), "<f4").reshape(-1, layers, row.T)
                 yield Row(row.step, scalars, dict(zip(series, block, strict=True)))
@@ -200,24 +234,24 @@ class StoreSink:
         block = np.stack([row.timesteps[name] for name in self._shape["series"]]).astype("<f4")
         length = block.shape[-1]
         own_length = {} if length == self._shape["T"] else {"T": length}
-        line = (json.dumps({"step": row.step, **own_length, **row.scalars}) + "\n").encode()
+        line = checked.line({"step": row.step, **own_length, **row.scalars}, block.tobytes())
         self._rows += 1
         if self._again:
             there = self._again.pop(0)
-            if there.line == line:
+            if there.line in (line, checked.bare(line)):
                 return
             log.warning("%s: differs from step %d on from what was recorded there; replaced", self._directory, row.step)
             self._steps.truncate(there.line_at)
             self._timesteps.truncate(there.block_at)
             self._again = []
-        self._timesteps.write(block.tobytes())
+        _write(self._timesteps, block.tobytes())
         if row.contributions is not None:
-            write_array(self._directory / "contributions" / f"{row.step}.npy", row.contributions.astype("<f4"))
-        self._steps.write(line)
+            write_array(contributions_file(self._directory, row.step), row.contributions.astype("<f4"))
+        _write(self._steps, line)
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint holds of the record, so that it can go on."""
-        kept = {key: self._content[key] for key in ("started", "resumed")}
+        kept = {key: self._content.get(key) for key in ("started", "resumed", "git", "earlier_git")}
         return kept | {"rows": self._rows, **self._seconds()}
 
     def _seconds(self) -> dict[str, float]:
@@ -227,28 +261,51 @@ class StoreSink:
         }
 
     def finish(
-        self, status: str, summary: dict[str, float], diverged_at: int | None = None, error: str | None = None
+        self,
+        status: str,
+        summary: dict[str, float],
+        diverged_at: int | None = None,
+        error: str | None = None,
+        goes_on: bool = False,
     ) -> None:
-        """Says how the run ended and lets go of its directory. Only a run that was killed keeps its checkpoint."""
+        """Says how the run ended and lets go of its directory. Only a run that goes on keeps its checkpoint: one that was killed, or
+        that failed for no reason of its own.
+        """
         self._steps.close()
         self._timesteps.close()
-        self._content |= {"diverged_at": diverged_at, "summary": summary}
+        self._content["goes_on"] = goes_on or status == "killed"
+        self._content |= {"diverged_at": diverged_at, "summary": summary, "rows": self._rows}
         self._end(status, error)
 
     def _end(self, status: str, error: str | None) -> None:
         self._content |= {"status": status, "error": error, "finished": _now(), **self._seconds()}
         try:
             write_json(self._directory / "run.json", self._content)
-            if status != "killed":
+            if not self._content["goes_on"]:
                 discard_checkpoint(self._directory)
         finally:
             os.close(self._lock)
+
+
+def _write(file: FileIO, content: bytes) -> None:
+    """All of it, or OSError: a disk that has room for a part takes that part and says so only in a number."""
+    while written := file.write(content):
+        if written == len(content):
+            return
+        content = content[written:]
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
 
 def discard_checkpoint(directory: Path) -> None:
     """A run that has ended needs none, nor one that was being written when somebody killed it."""
     for name in (CHECKPOINT, f".{CHECKPOINT}"):
         (directory / name).unlink(missing_ok=True)
+
+
+def _distinct(origins: list[dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """Those that there are, the last one last, each once."""
+    kept = [origin for origin in reversed(origins) if origin is not None]
+    return [origin for n, origin in enumerate(kept) if origin not in kept[:n]][::-1]
 
 
 def _now() -> str:

@@ -9,27 +9,19 @@ import contextlib
 import json
 import os
 import queue
-import resource
 import signal
 import sys
 import threading
 import time
 from pathlib import Path
 
+from rnn_lab.recording.descriptors import room
 from rnn_lab.recording.wandb.mirror import Mirror, Order, remedy, teardown
 
 TICK, LAST_TICK = 0.2, 0.02  # seconds between two looks at the runs while the trainer lives, and when it has ended
-# wandb-core holds three descriptors a run and, without them, loses rows and says nothing; this process holds three, too.
-DESCRIPTORS_PER_RUN, SPARE_DESCRIPTORS = 4, 100
-MOST_DESCRIPTORS = 65536
-
-
-def _raise_descriptors() -> int:
-    """As many descriptors as we may; for how many runs at once they are enough."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-    return max(1, (most - SPARE_DESCRIPTORS) // DESCRIPTORS_PER_RUN)
+DESCRIPTORS = (
+    4  # a run: wandb-core holds three and, without them, loses rows and says nothing; this process holds three, too
+)
 
 
 def _give_out(mirror: Mirror, patience: float) -> None:
@@ -46,6 +38,7 @@ def _give_out(mirror: Mirror, patience: float) -> None:
 
 
 def main() -> None:
+    """Mirrors until it is told to end or, with nobody left to tell it, until it has nothing more to do."""
     patience = float(sys.argv[1])
     warnings = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what wandb prints is no warning of ours
@@ -56,7 +49,7 @@ def main() -> None:
         signal.signal(ending, signal.SIG_IGN)
     os.nice(10)  # training goes first
     sys.modules["wandb.sdk.launch"] = None  # type: ignore[assignment]  # half a second of imports, for queued jobs
-    mirror = Mirror(warnings, _raise_descriptors())
+    mirror = Mirror(warnings, room(DESCRIPTORS))
     orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()
 
     def read() -> None:

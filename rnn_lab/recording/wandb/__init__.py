@@ -76,22 +76,28 @@ class Mirror:
 _mirror: Mirror | None = None
 
 
+def prepare() -> None:
+    """Starts the process before it is needed: what it imports first takes as long as what training imports first. Raises nothing."""
+    global _mirror
+    if _mirror is None:
+        try:
+            _mirror = Mirror(PATIENCE)
+            util.Finalize(None, close, exitpriority=0)  # at the end of any process, multiprocessing's workers too
+        except OSError as error:
+            logger.warning("wandb: could not start (%s); our own store has every row", error)
+
+
 def mirror(directory: Path, mode: str, project: str, series: str) -> None:
     """Has a run recorded whose store is open in `directory`, from its first row to its end. Returns at once and raises nothing.
 
     mode: offline (files, to be synced later), online (offline where the server can't be reached), disabled.
     series: whose norms through time are drawn and tabled, "dE_dh" or "all". An earlier recording of this run is replaced.
     """
-    global _mirror
     if mode == "disabled":
         return
-    try:
-        if _mirror is None:
-            _mirror = Mirror(PATIENCE)
-            util.Finalize(None, close, exitpriority=0)  # at the end of any process, multiprocessing's workers too
+    prepare()
+    if _mirror is not None:
         _mirror.follow(directory, mode, project, series)
-    except OSError as error:
-        logger.warning("wandb: could not start (%s); our own store has every row", error)
 
 
 def close() -> None:

@@ -67,6 +67,8 @@ def pooled(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Bin k holds time steps edges[k] + 1 ... edges[k + 1]; up to T = 512 that is the one step t = k + 1.
     """
     T = len(values)
+    if T <= MOST_BINS:
+        return values, np.arange(T + 1)
     starts = np.arange(0, T, -(-T // MOST_BINS))
     edges = np.append(starts, T)
     return np.add.reduceat(values, starts) / np.diff(edges), edges
@@ -93,11 +95,16 @@ class Summary:
             if math.isfinite(value):
                 self._best[name] = min(value, self._best.get(name, math.inf))
 
-    def ended(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """How it ended: last value of each scalar, best/<name> of losses and errors, dE_dh/half_life, status, diverged_at."""
+    def so_far(self) -> dict[str, Any]:
+        """The last value of each scalar, best/<name> of losses and errors, dE_dh/half_life."""
         found: dict[str, Any] = self._last | {f"best/{name}": value for name, value in self._best.items()}
         if "dE_dh/slope" in found:
             found["dE_dh/half_life"] = float(theory.half_life(found["dE_dh/slope"]))
+        return found
+
+    def ended(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """How it ended: `so_far`, status, diverged_at."""
+        found = self.so_far()
         if record.get("diverged_at") is not None:
             found["diverged_at"] = record["diverged_at"]
         return found | {"status": record["status"]}

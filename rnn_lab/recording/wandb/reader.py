@@ -16,6 +16,7 @@ import numpy as np
 
 from rnn_lab.recording.runs import ResultsError, Run, assemble, check_info
 from rnn_lab.recording.wandb.files import records, wandb_files
+from rnn_lab.recording.wandb.payload import NAMES
 
 PREFIX = "wandb:"
 EXACT = "timesteps.f32"
@@ -57,7 +58,8 @@ def _info(config: Mapping[str, Any], where: str, status: str | None) -> dict[str
 
 def _row(row: Mapping[str, Any], T: int) -> Row:
     """A row as in steps.jsonl. T: as in run.json; a row's own is where the bins of its heatmap end."""
-    scalars = {name: _number(value) for name, value in row.items() if not name.startswith(OF_WANDB)}
+    named = {NAMES.get(key, key): value for key, value in row.items()}
+    scalars = {name: _number(value) for name, value in named.items() if not name.startswith(OF_WANDB)}
     edges = next((value["bins"] for name, value in row.items() if name.startswith("through_time/")), [T])
     return {"step": int(row["_step"]), "T": int(edges[-1]), **scalars}
 

@@ -138,7 +138,9 @@ class Recording:
         exact: Any = wandb.Table(columns=[*columns])
         exact.data = cells  # given to its constructor, every cell's type is looked at: seconds
         exact.bind_to_run(self._run, "timesteps", "summary")  # bound by the summary, it would be an artifact as well
-        return exact.to_json(self._run)  # for the table itself, the summary would import pandas, to see if it is a frame
+        return exact.to_json(
+            self._run
+        )  # for the table itself, the summary would import pandas, to see if it is a frame
 
 
 def _lab(record: Mapping[str, Any]) -> dict[str, Any]:

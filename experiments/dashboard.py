@@ -2,8 +2,8 @@
 
     python experiments/dashboard.py SWEEP [--entity ENTITY]        e.g. runs/vanishing_exploding        (pip install '.[dashboards]')
 
-With an API key (`wandb login`, or WANDB_API_KEY) it is saved online, as a workspace of the sweep's project, and its address is printed; once
-more, and there is a second one. Without a key it is written beside the sweep, as workspace.json and, the heatmap's chart, a .vega.json.
+With an API key (`wandb login`, or WANDB_API_KEY) it is saved online, as a workspace of the sweep's project, and its address is printed;
+once more, and there is a second one. Without a key it is written beside the sweep: workspace.json and, for the heatmap, a .vega.json.
 """
 
 import argparse

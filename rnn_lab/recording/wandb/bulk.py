@@ -1,7 +1,7 @@
 """Many rows to wandb at once.
 
-`run.log` hands every row for itself to another thread, waits for it, and has wandb-core update the summary. A hundred rows in one go, as the
-history records that wandb-core would make of them, take a third of the time in both processes. What is used here is not public:
+`run.log` hands every row for itself to another thread, waits for it, and has wandb-core update the summary. A hundred rows in one go, as
+the history records that wandb-core would make of them, take a third of the time in both processes. What is used here is not public:
 tests/test_wandb*.py hold it to what the files and a server have in the end.
 """
 

@@ -15,7 +15,8 @@ of its own, bound to one core or to all, since XLA takes its threads once and fo
     probe_cost                        time with a row every 10 updates and spectra as by default over time without
     lstm_vs_torch, gru_vs_torch       a program without rows against nn.LSTM, nn.GRU + autograd
     kernel_vs_reference               a program of the kernel against one of the reference, without rows
-    track_cost                        time of a sweep with tracker=wandb over tracker=none
+    track_cost                        time of a sweep with tracker=wandb over tracker=none, through the command line
+    track_running[_all], track_setup_ms    of a long program with a row every 10 updates and one heatmap (all); ms a run besides
     sweep_vs_basic                    time of a sweep under Hydra's basic launcher over its time under ours, on all cores
     linear_R, linear_T, linear_threads    largest over smallest time per run and step (threads: efficiency of all cores)
     memory_vs_formula                 peak memory that a program adds over `memory_formula`
@@ -51,6 +52,9 @@ TARGETS = {  # at least, but for the costs
     "roofline": 0.5,
     "reference_vs_loop": 5.5,
     "track_cost": 1.05,  # at most
+    "track_running": 1.05,
+    "track_running_all": 1.10,
+    "track_setup_ms": 25,
     "probe_cost": 1.15,
     "lstm_vs_torch": 3,
     "gru_vs_torch": 3,
@@ -282,31 +286,44 @@ def check_losses(entries: dict[str, Contender]) -> None:
         )
 
 
-def track_cost(rounds: int, runs: int = 16, updates: int = 500) -> float:
-    """Seconds of a program whose runs are recorded in wandb over those without, from its first row to the end of its recording.
+def tracking(rounds: int, runs: int = 16) -> dict[str, float]:
+    """What recording in wandb adds to a program, until all is recorded: to an update, and to a run whatever its length.
 
-    The wandb process starts and imports meanwhile: a second or two that count for less the longer a program trains.
+    Two lengths tell these apart. The process that records is there before the clock starts: a sweep starts it while it imports torch.
     """
     from rnn_lab.recording import wandb
     from rnn_lab.recording.progress import Progress
     from rnn_lab.runner import Job, run_program
 
-    def seconds(tracker: str) -> float:
+    def seconds(series: str, updates: int) -> float:
         with tempfile.TemporaryDirectory() as folder:
             jobs = []
             for seed in range(runs):
                 c = config(seed, log_every=10, kernel="numba")
-                c.training.updates, c.tracker.name = updates, tracker
+                c.training.updates, c.tracker.name = updates, "wandb" if series else "none"
+                c.tracker.series = series or "dE_dh"
                 directory = Path(folder, str(seed))
                 directory.mkdir()
                 jobs.append(Job(c, directory, {}))
+            if series:
+                wandb.prepare()
+                time.sleep(5)
             start = time.perf_counter()
             run_program(jobs, Progress(runs, runs * updates), checkpoint_seconds=1e9)
             wandb.close()
             return time.perf_counter() - start
 
-    seconds("none")
-    return median(seconds("wandb") / seconds("none") for _ in range(rounds))
+    short, long = 200, 1000
+    seconds("", short)
+    found: dict[str, list[float]] = {"track_running": [], "track_running_all": [], "track_setup_ms": []}
+    for _ in range(rounds):
+        times = {series: (seconds(series, short), seconds(series, long)) for series in ("", "dE_dh", "all")}
+        slopes = {series: (b - a) / (long - short) for series, (a, b) in times.items()}
+        ends = {series: a - short * slopes[series] for series, (a, _) in times.items()}
+        found["track_running"].append(slopes["dE_dh"] / slopes[""])
+        found["track_running_all"].append(slopes["all"] / slopes[""])
+        found["track_setup_ms"].append(1000 * (ends["dE_dh"] - ends[""]) / runs)
+    return {name: median(values) for name, values in found.items()}
 
 
 def measure(rounds: int, many: int) -> tuple[dict[str, float], dict[str, float]]:
@@ -334,7 +351,7 @@ def measure(rounds: int, many: int) -> tuple[dict[str, float], dict[str, float]]
         "reference_vs_loop": max(ratio("reference_8", "loop"), ratio("reference_16", "loop")),
         "kernel_vs_reference": ratio("many_unprobed", "reference_8"),
         "probe_cost": ratio("unprobed", "probed"),
-        "track_cost": track_cost(rounds // 2 + 1),
+        **tracking(rounds // 2 + 1),
         "lstm_vs_torch": ratio("lstm", "lstm_torch"),
         "gru_vs_torch": ratio("gru", "gru_torch"),
     }

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from rnn_lab.config import RECALL_TASKS, Config, least_bytes, problems, run_id
 from rnn_lab.options import Options, options
 from rnn_lab.provenance import provenance
+from rnn_lab.recording import wandb
 from rnn_lab.recording.descriptors import room
 from rnn_lab.recording.journal import note
 from rnn_lab.recording.runs import damage
@@ -112,6 +113,10 @@ def plan(tasks: Sequence[Task], options: Options) -> "tuple[list[Job], list[int]
 
 def train_jobs(tasks: Sequence[Task], options: Options) -> "list[Outcome]":
     """Trains jobs as few programs, where options.engine says; one outcome a job."""
+    if options.engine == "serial" and any(
+        task.config.tracker.name == "wandb" and task.config.tracker.mode != "disabled" for task in tasks
+    ):
+        wandb.prepare()
     from rnn_lab.executors import engine
     from rnn_lab.recording.progress import Progress
 

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from test_report import NASTY
 from test_results import locked, write_run
+from wandb_runs import ended, trainer
 
 from rnn_lab.results import Results, load
 
@@ -502,3 +504,45 @@ def test_a_run_that_says_script_runs_nothing(page):
     (row,) = rows(page)
     assert NASTY in row
     assert len(page.all("script")) == 2
+
+
+# -- where it comes from
+
+RECORDED = """
+for scale, status in zip(SCALES, ("completed", "diverged", "completed")):
+    store = opened(sweep, scale)
+    for row in made_rows(scale):
+        store.log(row)
+    store.finish(status, {}, diverged_at=55 if status == "diverged" else None)
+wandb.close()
+"""
+
+
+def test_the_page_of_wandb_files_alone_shows_the_same_numbers(tab, tmp_path):
+    """Of runs with a result: through the real client into .wandb files, and from those, elsewhere, onto a page."""
+    (tmp_path / "runs").mkdir()
+    sweep, copy = tmp_path / "runs" / "s", tmp_path / "copy" / "wandb"
+    assert ended(trainer(sweep, RECORDED)) == (0, "", "")
+    shutil.copytree(sweep / "wandb", copy)
+    loaded = load(sweep)
+    shutil.rmtree(sweep / "wandb")
+    pages = {source: tmp_path / f"{source.name}.html" for source in (sweep, copy)}
+    for source, file in pages.items():
+        assert report.main([str(source), "--out", str(file)]) == 0
+    shown = []
+    for file in pages.values():
+        with opened(tab, file) as page:
+            told = [heads(page), rows(page), page.all("#tally")]
+            for run_id in ("0000000005", "000000000a", "000000000f"):
+                select(page, run_id)
+                page.focus("#step")
+                page.press("End")
+                page.focus("#curves")
+                page.press("Home")
+                told.append(tip(page, "#curves"))
+                last = loaded.timesteps.query(f"run_id == '{run_id}' and layer == 2 and step == 55").set_index("t")
+                assert told[-1][0] == "t = 1"
+                assert near(told[-1][1][1:], last["dE_dh/log10_norm"], 1)
+            shown.append(told)
+    assert shown[0] == shown[1]
+    assert [row[-1] for row in shown[1][1]] == ["0000000005", "000000000a", "000000000f"]

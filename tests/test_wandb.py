@@ -6,11 +6,13 @@ The client is the real one, offline; trainers are processes of their own. The se
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,7 @@ from wandb_runs import (  # noqa: E402
     said,
     tell,
     trainer,
+    under_our_names,
     wait_until_gone,
 )
 
@@ -120,7 +123,8 @@ def test_sampled_time_steps(sweep: Path) -> None:
     for run in read_sweep(sweep).values():
         for row in made_rows(scale_of(run)):
             expected = sampled(row.timesteps["dE_dh/log10_norm"][-1])
-            written = {key: value for key, value in run.row(row.step).items() if key.startswith("dE_dh_at/")}
+            found = under_our_names(run.row(row.step))
+            written = {key: value for key, value in found.items() if key.startswith("dE_dh_at/")}
             assert written.keys() == expected.keys()
             np.testing.assert_equal([written[key] for key in expected], list(expected.values()))
 
@@ -131,10 +135,10 @@ def test_heatmap_bin_is_the_time_step_and_count_its_norm(sweep: Path) -> None:
             written = run.row(row.step)
             assert not [key for key in written if "delta" in key]  # one heatmap a layer, unless all are asked for
             for layer, norms in enumerate(row.timesteps["dE_dh/log10_norm"], start=1):
-                key = f"through_time/dE_dh/layer{layer}"
-                assert written[f"{key}._type"] == "histogram"
-                assert written[f"{key}.bins"] == list(range(41))
-                for count, norm in zip(written[f"{key}.values"], norms, strict=True):
+                histogram = written[f"through_time/dE_dh/layer{layer}"]
+                assert histogram["_type"] == "histogram"
+                assert histogram["bins"] == list(range(41))
+                for count, norm in zip(histogram["values"], norms, strict=True):
                     if np.isfinite(norm) and -46 < norm < 39:
                         assert count == pytest.approx(norm + 46, abs=6e-3)
                     else:
@@ -162,9 +166,9 @@ def test_all_series(tmp_path: Path) -> None:
     (run,) = read_sweep(tmp_path / "all").values()
     row = run.row(0)
     for short in ("dE_dh", "delta", "h"):
-        assert len(row[f"through_time/{short}/layer2.values"]) == 40
+        assert len(row[f"through_time/{short}/layer2"]["values"]) == 40
     h = made_rows(1.0)[0].timesteps["h/norm"][1]
-    assert row["through_time/h/layer2.values"] == pytest.approx(h, abs=6e-3)
+    assert row["through_time/h/layer2"]["values"] == pytest.approx(h, abs=6e-3)
     (file,) = (run.path.parent / "files" / "media" / "table").glob("*")
     assert_table_is_the_frame(file, results.load(tmp_path / "all"), run.config["lab"]["run_id"], SERIES)
 
@@ -216,7 +220,8 @@ def test_dashboard_commands_work(sweep: Path, tmp_path: Path) -> None:
     assert "Would sync 3 run(s)" in dry.stdout + dry.stderr
 
 
-def test_terminal_dashboard_lists_the_runs_and_draws(sweep: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_terminal_dashboard_shows_the_right_charts_first(sweep: Path, tmp_path: Path) -> None:
     if not shutil.which("tmux"):
         pytest.skip("tmux is not installed, so there is no terminal to draw in")
     env = {**os.environ, "TMUX_TMPDIR": str(tmp_path), "HOME": str(tmp_path), "WANDB_ERROR_REPORTING": "false"}
@@ -227,19 +232,36 @@ def test_terminal_dashboard_lists_the_runs_and_draws(sweep: Path, tmp_path: Path
         shot = [*tmux, "capture-pane", "-p"]
         return subprocess.run(shot, env=env, capture_output=True, text=True, timeout=10).stdout
 
+    def until(seen: Callable[[str], bool]) -> str:
+        deadline = time.monotonic() + 30
+        while not seen(screen()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return screen()
+
     leet, _ = dashboard_commands(sweep, str(WANDB))
     subprocess.run([*tmux, "new-session", "-d", "-x", "200", "-y", "55", leet], env=env, check=True, timeout=10)
     try:
-        deadline = time.monotonic() + 20
-        while not ("Runs [3 items]" in screen() and "Metrics [" in screen()) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        seen = screen()
+        one = until(lambda seen: "Runs [3 items]" in seen and "Metrics [1-9" in seen)
+        for key in ("Down", "Space", "Down", "Space"):  # draws the other two as well
+            subprocess.run([*tmux, "send-keys", key], env=env, check=True, timeout=10)
+            time.sleep(0.3)
+        all_three = until(lambda seen: marked(seen) == 3)
     finally:
         subprocess.run([*tmux, "kill-server"], env=env, timeout=10)
-    assert "Runs [3 items]" in seen
-    assert seen.count("offline-run-") >= 3
-    assert all(chart in seen for chart in ("dE_dh_at/lag_0000", "dE_dh_at/lag_0020", "dE_dh_at/t_1"))  # the first page
-    assert any(0x2800 < ord(character) < 0x2900 for character in seen), "no curve"
+    assert "Runs [3 items]" in one
+    assert one.count("offline-run-") >= 3
+    assert marked(all_three) == 3
+    for seen in (one, all_three):
+        titles = re.findall(r"Main/(\d)_(\S+)|(W/rho)", seen)  # from left to right, from top to bottom
+        measured = ["train/loss", "dE_dh/slope", "grad/norm", "dE_dh_at/lag_0000", "dE_dh_at/t_1"]
+        assert [name for _, name, _ in titles if name] == measured
+        assert titles[-1][2], "after them the others"
+        assert any(0x2800 < ord(character) < 0x2900 for character in seen), "no curve"
+
+
+def marked(screen: str) -> int:
+    """How many runs are drawn: each has a mark before its name."""
+    return len(re.findall("^ [^○\\s] offline-run-", screen, re.MULTILINE))
 
 
 # -------------------- things that happen
@@ -371,7 +393,7 @@ def test_lost_rows_are_told(tmp_path: Path) -> None:
 import resource
 from rnn_lab.recording.wandb import Mirror
 wandb._mirror = Mirror(20.0)
-resource.prlimit(wandb._mirror._process.pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+resource.prlimit(wandb._mirror._process.pid, resource.RLIMIT_FSIZE, (10_000, 10_000))
 record(sweep, 1.0, "failed")  # without a table, which would be told anyway
 wandb.close()
 """

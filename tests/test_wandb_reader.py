@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from commands import ENVIRONMENT
 from wandb_runs import WANDB, ended, trainer
 from wandb_server import Server
 
@@ -114,6 +115,33 @@ def test_a_run_alone_a_sweep_without_our_store_and_both_together(sweep, only_fil
 
 def test_our_own_store_goes_first(sweep):
     assert not load(sweep).runs["path"].str.endswith(".wandb").any()
+
+
+BEFORE = """
+import os
+import wandb
+LAB = {"format": 1, "run_id": "0123456789", "sweep": "s", "status": "completed", "series": ["dE_dh/log10_norm"], "layers": 1, "T": 3}
+settings = wandb.Settings(silent=True, console="off", x_disable_stats=True, x_save_requirements=False)
+run = wandb.init(mode="offline", id="old", config={"seed": 4, "lab": LAB}, settings=settings)
+for step, loss in ((0, 2.0), (10, float("nan"))):
+    heat = {"_type": "histogram", "values": [45.0, 45.5, 46.0], "bins": [0, 1, 2, 3]}
+    row = {"train/loss": loss, "dE_dh/slope": -0.5, "dE_dh_at/lag_0000": 0.0, "dE_dh_at/t_1": -1.0, "through_time/dE_dh/layer1": heat}
+    run.log(row, step=step, commit=True)
+run.finish()
+"""
+
+
+@pytest.mark.slow
+def test_files_of_before_the_first_charts_had_names_of_their_own(tmp_path):
+    """Contract names throughout, handed over row by row: what was recorded until November 2026."""
+    environment = ENVIRONMENT | {"WANDB_ERROR_REPORTING": "false", "WANDB_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", BEFORE], env=environment, cwd=tmp_path, check=True, timeout=120)
+    loaded = load(tmp_path / "wandb")
+    assert loaded.steps["step"].tolist() == [0, 10]
+    assert loaded.steps["train/loss"].fillna(-1).tolist() == [2.0, -1]
+    assert loaded.steps["dE_dh/slope"].tolist() == [-0.5, -0.5]
+    assert not [name for name in loaded.steps if name.startswith(("Main", "dE_dh_at", "through_time"))]
+    assert loaded.runs[["run_id", "seed"]].to_numpy().tolist() == [["0123456789", 4]]
 
 
 def test_torn_damaged_and_foreign_files(only_files, tmp_path):

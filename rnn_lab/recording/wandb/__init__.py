@@ -26,6 +26,7 @@ logger = logging.getLogger("rnn_lab")
 
 PATIENCE = 20.0  # seconds that the mirror may take for what is left when the trainer ends
 GRACE = 5.0  # more until it is killed, should it hang itself
+STORE = "our own store has every row, and can rebuild the rest"
 
 
 class Mirror:
@@ -41,6 +42,7 @@ class Mirror:
             stderr=subprocess.DEVNULL,  # what wandb prints; what matters of it comes as a warning
             process_group=0,  # Ctrl-C is for the trainer: its last rows are still to be recorded
         )
+        self._given_up = False
         self._orders: SimpleQueue[str | None] = SimpleQueue()
         threading.Thread(target=self._order, name="wandb-orders", daemon=True).start()
         self._listener = threading.Thread(target=self._listen, name="wandb-warnings", daemon=True)
@@ -55,6 +57,8 @@ class Mirror:
         self._orders.put(None)
         self._listener.join(timeout)
         if self._listener.is_alive():
+            self._given_up = True
+            logger.warning("wandb: its process was killed, since it hung; %s", STORE)
             self._process.send_signal(signal.SIGKILL)
             self._listener.join(1.0)
 
@@ -69,11 +73,23 @@ class Mirror:
         assert self._process.stdout
         for line in self._process.stdout:
             logger.warning("%s", line.decode().rstrip())
-        if self._process.wait() < 0:
-            logger.warning("wandb: its process was killed; our own store has every row, and can rebuild the rest")
+        status = self._process.wait()
+        if status and not self._given_up:
+            logger.warning("wandb: its process %s; %s", "was killed" if status < 0 else f"failed ({status})", STORE)
 
 
 _mirror: Mirror | None = None
+
+
+def prepare() -> None:
+    """Starts the process before it is needed: what it imports first takes as long as what training imports first. Raises nothing."""
+    global _mirror
+    if _mirror is None:
+        try:
+            _mirror = Mirror(PATIENCE)
+            util.Finalize(None, close, exitpriority=0)  # at the end of any process, multiprocessing's workers too
+        except OSError as error:
+            logger.warning("wandb: could not start (%s); our own store has every row", error)
 
 
 def mirror(directory: Path, mode: str, project: str, series: str) -> None:
@@ -82,16 +98,11 @@ def mirror(directory: Path, mode: str, project: str, series: str) -> None:
     mode: offline (files, to be synced later), online (offline where the server can't be reached), disabled.
     series: whose norms through time are drawn and tabled, "dE_dh" or "all". An earlier recording of this run is replaced.
     """
-    global _mirror
     if mode == "disabled":
         return
-    try:
-        if _mirror is None:
-            _mirror = Mirror(PATIENCE)
-            util.Finalize(None, close, exitpriority=0)  # at the end of any process, multiprocessing's workers too
+    prepare()
+    if _mirror is not None:
         _mirror.follow(directory, mode, project, series)
-    except OSError as error:
-        logger.warning("wandb: could not start (%s); our own store has every row", error)
 
 
 def close() -> None:

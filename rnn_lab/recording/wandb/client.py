@@ -9,14 +9,32 @@ from typing import Any
 
 from rnn_lab.recording.follow import Follower
 from rnn_lab.recording.store import FINISHED
+from rnn_lab.recording.wandb.bulk import log_rows
 from rnn_lab.recording.wandb.files import LONGEST_ID, discard, errors_in, mark_synced, rows_in, wandb_id
 from rnn_lab.recording.wandb.payload import MOST_TABLE_ROWS, Summary, chosen, payload, table
 
 FLUSH_INTERVAL = 0.5  # seconds of rows that the end of all processes may cost; wandb's own 15 lose short runs whole
 INIT_TIMEOUT = 20.0  # seconds; wandb itself adds about five
+SETTINGS = {  # in the environment, wandb reads them once a process; given with each run, every one costs it a millisecond
+    "WANDB_ERROR_REPORTING": "false",  # else even an offline run looks up a server
+    "WANDB_MODE": "offline",  # what a run's own mode does not decide: no telemetry
+    "WANDB_SILENT": "true",
+    "WANDB_CONSOLE": "off",
+    "WANDB_X_DISABLE_STATS": "true",
+    "WANDB_X_DISABLE_META": "true",
+    "WANDB_X_DISABLE_MACHINE_INFO": "true",
+    "WANDB_X_SAVE_REQUIREMENTS": "false",
+    "WANDB_DISABLE_GIT": "true",  # it would be the commit of wherever this runs
+    "WANDB_DISABLE_CODE": "true",
+    "WANDB_SYMLINK": "false",
+    "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": str(FLUSH_INTERVAL),
+    "WANDB_INIT_TIMEOUT": str(INIT_TIMEOUT),
+    "WANDB_LOGIN_TIMEOUT": str(INIT_TIMEOUT),
+}
 CLOSE_TIMEOUT = (
     10.0  # seconds until a file counts as incomplete: wandb-core writes its tail after `finish` has returned
 )
+EVERY = 2.0  # seconds between two bites of a run's rows: the more at once, the less each costs
 ROWS_AT_ONCE = 100
 
 
@@ -39,10 +57,8 @@ class Recording:
             discard(directory.parent / "wandb", identity)
             self._series = chosen(record["series"], series)
             self._summary = Summary()
-            self._rows, self._status = 0, "running"
+            self._rows, self._status, self._next = 0, "running", 0.0
             self._run = _init(directory.parent, identity, record, mode, project)
-            self._run.define_metric("through_time/*", summary="none")
-            self._run.define_metric("dE_dh_at/*", summary="none")
         except BaseException:
             self._follower.close()
             raise
@@ -54,13 +70,19 @@ class Recording:
         """Whether the last look found that no row will come any more."""
         return self._status != "running"
 
-    def advance(self) -> int:
-        """Records the next rows, a hundred at most; how many."""
+    def advance(self, hurry: bool) -> int:
+        """Records the next rows, a hundred at most; how many. Of a run that goes on, only every EVERY seconds, unless in a hurry."""
         self._status = self._follower.record()["status"]  # first: a row may still come after "running"
+        if not (hurry or self.ended) and time.monotonic() < self._next:
+            return 0
         rows = self._follower.rows(ROWS_AT_ONCE)
         for row in rows:
             self._summary.add(row)
-            self._run.log(payload(row, self._series), step=row.step, commit=True)  # else a row waits for the next
+        if len(rows) < ROWS_AT_ONCE:
+            self._next = time.monotonic() + EVERY
+        if rows:
+            log_rows(self._run, [(row.step, payload(row, self._series)) for row in rows])
+            self._run.summary.update(self._summary.so_far())
         self._rows += len(rows)
         return len(rows)
 
@@ -116,7 +138,9 @@ class Recording:
         exact: Any = wandb.Table(columns=[*columns])
         exact.data = cells  # given to its constructor, every cell's type is looked at: seconds
         exact.bind_to_run(self._run, "timesteps", "summary")  # bound by the summary, it would be an artifact as well
-        return exact
+        return exact.to_json(
+            self._run
+        )  # for the table itself, the summary would import pandas, to see if it is a frame
 
 
 def _lab(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,33 +148,22 @@ def _lab(record: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in record.items() if key not in ("config", "summary")}
 
 
+def load() -> Any:
+    """wandb, imported with our settings: a second's work, the first time."""
+    os.environ.update(SETTINGS)
+    import wandb
+
+    return wandb
+
+
 def _init(sweep: Path, identity: str, record: Mapping[str, Any], mode: str, project: str) -> Any:
     folder = sweep / "wandb"
     folder.mkdir(parents=True, exist_ok=True)
-    os.environ["WANDB_ERROR_REPORTING"] = "false"  # else even an offline run looks up a server
     os.environ.setdefault("WANDB_DIR", str(sweep))
     os.environ.setdefault("WANDB_DATA_DIR", str(folder / ".data"))
     os.environ.setdefault("WANDB_CACHE_DIR", str(folder / ".cache"))
-    import wandb
-
+    wandb = load()
     git = record.get("git") or {}
-    settings = wandb.Settings(
-        silent=True,
-        console="off",
-        x_disable_stats=True,
-        x_disable_meta=True,
-        x_disable_machine_info=True,
-        x_save_requirements=False,
-        disable_git=True,  # it would be the commit of wherever this runs
-        git_commit=git.get("commit") or None,
-        disable_code=True,
-        symlink=False,
-        x_transaction_log_flush_interval=FLUSH_INTERVAL,
-        init_timeout=INIT_TIMEOUT,
-        login_timeout=INIT_TIMEOUT,
-    )
-    if mode == "online":
-        wandb.setup(settings)  # or it would tell where it found the key
     return wandb.init(
         project=project,
         dir=str(sweep),
@@ -163,5 +176,5 @@ def _init(sweep: Path, identity: str, record: Mapping[str, Any], mode: str, proj
         config={**record["config"], "lab": _lab(record)},
         mode="online" if mode == "online" else "offline",
         reinit="create_new",  # the default hands out the run that is open already
-        settings=settings,
+        settings=wandb.Settings(git_commit=git.get("commit") or None),
     )

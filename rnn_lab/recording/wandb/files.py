@@ -4,10 +4,17 @@ import json
 import re
 import shlex
 import shutil
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from rnn_lab.recording.runs import ResultsError
+
 LONGEST_ID = 64
+FILE_HEADER, BLOCK = 7, 32768
+CHUNK = struct.Struct("<IHB")  # crc32 of type and payload, length, type
+PADDING, FULL, FIRST, _, LAST = range(5)
 
 
 def wandb_id(name: str, run_id: str) -> str:
@@ -60,31 +67,56 @@ def dashboard_commands(sweep_dir: Path | str, executable: str = "wandb") -> list
 
 
 def rows_in(file: Path) -> int:
-    """How many history rows a .wandb file holds, in about a millisecond: 0 for a missing file.
+    """How many history rows a .wandb file holds, in a millisecond or two: 0 for a missing file. Raises ResultsError."""
+    return sum(map(_is_row, records(file))) if file.exists() else 0
 
-    The file is a LevelDB log of protobuf records: 7 bytes of header, then blocks of 32 KiB of chunks (crc 4, length 2,
-    type 1, payload); type 1 is a whole record, 2 the first part of one, 3 and 4 the rest. A row is a record that holds
-    field number 2.
+
+def records(file: Path) -> Iterator[bytes]:
+    """The protobuf records of a .wandb file, which is a LevelDB log: 7 bytes of header, then blocks of 32 KiB of chunks, each a whole
+    record or a part of one. Checked; a torn last one is skipped. Raises ResultsError.
     """
-    data = file.read_bytes() if file.exists() else b""
-    rows, at, is_row = 0, 7, False
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
-        if left < 7 or kind == 0:  # padding up to the next block
-            at += left
+    data = file.read_bytes()
+    if not data.startswith(b":W&B"):
+        raise ResultsError(f"{file}: not a .wandb file")
+    at, record = FILE_HEADER, b""
+    while at + CHUNK.size <= len(data):
+        room = BLOCK - at % BLOCK
+        crc, length, kind = CHUNK.unpack_from(data, at) if room >= CHUNK.size else (0, 0, PADDING)
+        if kind == PADDING:
+            at += room
             continue
-        end = at + 7 + length
-        if end > len(data):  # torn
-            break
-        if kind in (1, 2):
-            field_at = at + 7
-            if data[field_at] == 0x08:  # field 1, the record's number: a varint before the field that we look for
-                field_at += 1
-                while data[field_at] & 0x80:
-                    field_at += 1
-                field_at += 1
-            is_row = data[field_at] == 0x12
-        rows += is_row and kind in (1, 4)
-        at = end
-    return rows
+        payload = data[at + CHUNK.size : at + CHUNK.size + length]
+        if len(payload) < length:
+            return
+        if zlib.crc32(payload, zlib.crc32(bytes([kind]))) != crc:
+            raise ResultsError(f"{file}: damaged at byte {at}")
+        record = payload if kind in (FULL, FIRST) else record + payload
+        if kind in (FULL, LAST):
+            yield record
+        at += CHUNK.size + length
+
+
+def _is_row(record: bytes) -> bool:
+    """Whether it has a field 2, history; so that nobody must import wandb, nor parse the row, to count it."""
+    at = 0
+    while at < len(record):
+        key, at = _varint(record, at)
+        if key >> 3 == 2:
+            return True
+        if key & 7 == 0:  # a number
+            _, at = _varint(record, at)
+        elif key & 7 == 2:  # bytes of a length
+            length, at = _varint(record, at)
+            at += length
+        else:  # eight bytes, or four
+            at += 8 if key & 7 == 1 else 4
+    return False
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """A number of seven bits a byte, lowest first, and where it ends."""
+    value = shift = 0
+    while data[at] & 0x80:
+        value |= (data[at] & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+    return value | data[at] << shift, at + 1

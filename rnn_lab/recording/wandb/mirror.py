@@ -79,7 +79,7 @@ class Mirror:
             if order not in self.open:  # wandb-core died under another one
                 continue
             try:
-                rows = recording.advance()
+                rows = recording.advance(hurry=trainer_gone)
                 busy |= rows > 0
                 if rows == 0 and (trainer_gone or recording.ended):
                     recording.conclude()

@@ -1,11 +1,12 @@
 """What wandb is given of a run: rows, pictures through time, summary and table. Plain Python; `wandb` isn't needed.
 
 Per row
-    the scalars                          under their contract names
+    the scalars                          under their contract names; but for those in FIRST
     through_time/<series>/layer<k>       a histogram whose bin is the time step and whose count is `heat` of the norm:
                                          the web dashboard draws those of all rows as a heatmap, updates x time
     dE_dh_at/lag_0000 ... dE_dh_at/t_1   log10 norms of the top layer at some lags T - t, the same for every length, and
                                          at the first time step: lines, which are all that the terminal dashboard draws
+    Main/1_train/loss, Main/2_...        those in FIRST: both dashboards sort by name, capitals first, and show the first page
 At the end the summary and, of a run that has a result, one table with the exact norms.
 """
 
@@ -19,6 +20,10 @@ from rnn_lab import theory
 from rnn_lab.recording import Row
 
 LAGS = (0, 5, 10, 20, 50, 100, 200, 500, 1000)
+FIRST = ("train/loss", "train/error", "dE_dh/slope", "grad/norm", "grad/norm_clipped", "grad/clipped_fraction",
+         "dE_dh_at/lag_0000", "dE_dh_at/t_1", "eval/error")  # fmt: skip
+KEYS = {name: f"Main/{place}_{name}" for place, name in enumerate(FIRST, start=1)}
+NAMES = {key: name for name, key in KEYS.items()}
 SMALLEST, LARGEST = -46.0, 39.0  # decades just outside float32: its smallest number is 1e-44.9, its largest 1e38.5
 MOST_BINS = 512  # wandb refuses a histogram with more
 MOST_TABLE_ROWS = 200_000  # wandb's own limit
@@ -33,9 +38,8 @@ def chosen(series: list[str], setting: str) -> list[str]:
 
 def payload(row: Row, series: list[str]) -> dict[str, Any]:
     """A row as wandb gets it, with heatmaps of `series`."""
-    found: dict[str, Any] = dict(row.scalars)
-    if CURVE in row.timesteps:
-        found |= sampled(row.timesteps[CURVE][-1])
+    scalars = row.scalars | (sampled(row.timesteps[CURVE][-1]) if CURVE in row.timesteps else {})
+    found: dict[str, Any] = {KEYS.get(name, name): value for name, value in scalars.items()}
     for name in series:
         for layer, values in enumerate(row.timesteps[name], start=1):
             colours, edges = pooled(heat(values) if name.endswith("log10_norm") else plain(values))
@@ -67,6 +71,8 @@ def pooled(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Bin k holds time steps edges[k] + 1 ... edges[k + 1]; up to T = 512 that is the one step t = k + 1.
     """
     T = len(values)
+    if T <= MOST_BINS:
+        return values, np.arange(T + 1)
     starts = np.arange(0, T, -(-T // MOST_BINS))
     edges = np.append(starts, T)
     return np.add.reduceat(values, starts) / np.diff(edges), edges
@@ -93,11 +99,16 @@ class Summary:
             if math.isfinite(value):
                 self._best[name] = min(value, self._best.get(name, math.inf))
 
-    def ended(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """How it ended: last value of each scalar, best/<name> of losses and errors, dE_dh/half_life, status, diverged_at."""
+    def so_far(self) -> dict[str, Any]:
+        """The last value of each scalar, best/<name> of losses and errors, dE_dh/half_life."""
         found: dict[str, Any] = self._last | {f"best/{name}": value for name, value in self._best.items()}
         if "dE_dh/slope" in found:
             found["dE_dh/half_life"] = float(theory.half_life(found["dE_dh/slope"]))
+        return found
+
+    def ended(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """How it ended: `so_far`, status, diverged_at."""
+        found = self.so_far()
         if record.get("diverged_at") is not None:
             found["diverged_at"] = record["diverged_at"]
         return found | {"status": record["status"]}

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from rnn_lab.recording.descriptors import room
+from rnn_lab.recording.wandb.client import load
 from rnn_lab.recording.wandb.mirror import Mirror, Order, remedy, teardown
 
 TICK, LAST_TICK = 0.2, 0.02  # seconds between two looks at the runs while the trainer lives, and when it has ended
@@ -60,6 +61,7 @@ def main() -> None:
             _give_out(mirror, patience)
 
     threading.Thread(target=read, daemon=True).start()
+    load()
     trainer_gone, busy = False, True
     while not trainer_gone or mirror.unfinished():
         with contextlib.suppress(queue.Empty):

@@ -6,10 +6,8 @@ import json
 import math
 import os
 import re
-import struct
 import tempfile
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,13 @@ from typing import Any
 import numpy as np
 
 from rnn_lab.recording.runs import ResultsError, Run, assemble, check_info
-from rnn_lab.recording.wandb.files import wandb_files
+from rnn_lab.recording.wandb.files import records, wandb_files
+from rnn_lab.recording.wandb.payload import NAMES
 
 PREFIX = "wandb:"
 EXACT = "timesteps.f32"
 STATES = {"running": "running", "crashed": "killed", "killed": "killed"}  # at a server; others have a status of ours
 TIMEOUT = 60  # seconds for an answer of a server
-FILE_HEADER, BLOCK = 7, 32768
-CHUNK = struct.Struct("<IHB")  # crc32 of type and payload, length, type
-PADDING, FULL, FIRST, _, LAST = range(5)
 OF_WANDB = ("_", "through_time/", "dE_dh_at/")  # beginnings of what is in a row but not in our scalars
 
 Row = dict[str, Any]
@@ -62,7 +58,8 @@ def _info(config: Mapping[str, Any], where: str, status: str | None) -> dict[str
 
 def _row(row: Mapping[str, Any], T: int) -> Row:
     """A row as in steps.jsonl. T: as in run.json; a row's own is where the bins of its heatmap end."""
-    scalars = {name: _number(value) for name, value in row.items() if not name.startswith(OF_WANDB)}
+    named = {NAMES.get(key, key): value for key, value in row.items()}
+    scalars = {name: _number(value) for name, value in named.items() if not name.startswith(OF_WANDB)}
     edges = next((value["bins"] for name, value in row.items() if name.startswith("through_time/")), [T])
     return {"step": int(row["_step"]), "T": int(edges[-1]), **scalars}
 
@@ -108,7 +105,7 @@ def _read_file(file: Path) -> tuple[dict[str, Any], list[Row], bool]:
     config: dict[str, Any] = {}
     rows: list[Row] = []
     ended = False
-    for payload in _records(file):
+    for payload in records(file):
         try:
             record = proto.Record.FromString(payload)
         except DecodeError as error:
@@ -133,29 +130,6 @@ def _nested(items: Iterable[Any]) -> dict[str, Any]:
             inner = inner.setdefault(key, {})
         inner[last] = json.loads(item.value_json)
     return found
-
-
-def _records(file: Path) -> Iterator[bytes]:
-    """The records of a LevelDB log (see `files.rows_in`), checked; a torn last one is skipped. Raises ResultsError."""
-    data = file.read_bytes()
-    if not data.startswith(b":W&B"):
-        raise ResultsError(f"{file}: not a .wandb file")
-    at, record = FILE_HEADER, b""
-    while at + CHUNK.size <= len(data):
-        room = BLOCK - at % BLOCK
-        crc, length, kind = CHUNK.unpack_from(data, at) if room >= CHUNK.size else (0, 0, PADDING)
-        if kind == PADDING:
-            at += room
-            continue
-        payload = data[at + CHUNK.size : at + CHUNK.size + length]
-        if len(payload) < length:
-            return
-        if zlib.crc32(payload, zlib.crc32(bytes([kind]))) != crc:
-            raise ResultsError(f"{file}: damaged at byte {at}")
-        record = payload if kind in (FULL, FIRST) else record + payload
-        if kind in (FULL, LAST):
-            yield record
-        at += CHUNK.size + length
 
 
 # --------------------------------------------------------------------------------------------------------------- a server

@@ -104,7 +104,7 @@ class Training:
         contributions = _due(probe.contributions_every, step, last)
         others = contributions or _due(probe.lyapunov_every, step) or _due(probe.memory_every, step)
         flossed = {}
-        if flossing.due(self.first, step) and isinstance(self.net.cell, cells.Elman):
+        if flossing.due(self.first, step):
             flossed = flossing.floss(self.configs, step, self.task, self.theta, self.net.cell, self.active)
         record = last or evaluate or smoothness or others or bool(flossed) or _due(training.log_every, step)
 

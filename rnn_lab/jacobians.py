@@ -24,7 +24,8 @@ def layer_step(layer: Layer, cell: Cell, x: Tensor, s: Tensor) -> Local:
     """
     *runs, batch, n = s.shape
     U, W, b = (weights.reshape(-1, *weights.shape[-2:]) for weights in layer)
-    z, blocks = x.reshape(len(W), batch, -1) @ U + b, s.reshape(len(W), batch, n).chunk(cell.blocks, -1)
+    z = x.expand(*runs, batch, -1).reshape(len(W), batch, -1) @ U + b  # one x may drive all
+    blocks = s.reshape(len(W), batch, n).chunk(cell.blocks, -1)
     by_z, by_state = _pointwise(cell, z, blocks[0], W) if isinstance(cell, Elman) else _pulled_back(cell, z, blocks, W)
     after = torch.cat(cell.step(z, blocks, W), -1)
     return after.view(s.shape), (by_z @ U.mT.unsqueeze(1)).view(*runs, batch, n, -1), by_state.view(*runs, batch, n, n)

@@ -34,7 +34,7 @@ class Snapshot:
     scalars: (R,) float64 each.  timesteps: (R, layers, T) float32 each.  diverged: (R,), the runs that end here because their loss or
     gradient is not finite.  solved: (R,), those that end here because they have solved their task (training.stop_when_solved).
     late: (R,), how many of the T steps come before each run's own first and mean nothing.
-    contributions: (R, 3, layers, L + 3, T) float32, the lecture's double sum, where it is due (see `probes.contributions`).
+    contributions: (R, 3, layers, L + 4, T) float32, the lecture's double sum, where it is due (see `probes.contributions`).
     """
 
     step: int

@@ -137,6 +137,10 @@ class Contributions:
     beyond: dict[str, np.ndarray]
 
 
+# Where they stand below the pairs, and in which order: lags from the largest to 0.
+MARGINALS = {"by_t": (-4, 1), "by_k": (-3, 1), "by_lag": (-2, -1), "beyond": (-1, -1)}
+
+
 def contributions(path: str | os.PathLike[str], step: int | None = None) -> Contributions:
     """What probe.contributions_every recorded in a run directory at `step`; None: its last record. Raises ResultsError."""
     directory = Path(path, "contributions")
@@ -145,18 +149,16 @@ def contributions(path: str | os.PathLike[str], step: int | None = None) -> Cont
         there = f"at step {step}; they are at {', '.join(map(str, steps))}" if steps else "(probe.contributions_every)"
         raise ResultsError(f"{path}: no contributions {there}")
     step = steps[-1] if step is None else step
-    arrays = dict(zip("WUb", np.load(directory / f"{step}.npy"), strict=True))
-    marginals = {
-        "by_t": (-4, 1),
-        "by_k": (-3, 1),
-        "by_lag": (-2, -1),
-        "beyond": (-1, -1),
-    }  # row; lags stand from the largest to 0
+    found = np.load(directory / f"{step}.npy")
+    rows, T = found.shape[-2:]
+    if rows - len(MARGINALS) not in (1, T):
+        raise ResultsError(f"{directory}: another version of rnn_lab wrote this; train the run again")
+    arrays = dict(zip("WUb", found, strict=True))
     fields = {
         name: {parameter: a[:, row, ::order] for parameter, a in arrays.items()}
-        for name, (row, order) in marginals.items()
+        for name, (row, order) in MARGINALS.items()
     }
-    return Contributions(step, {parameter: a[:, :-4] for parameter, a in arrays.items()}, **fields)
+    return Contributions(step, {parameter: a[:, : -len(MARGINALS)] for parameter, a in arrays.items()}, **fields)
 
 
 def provenance(runs: pd.DataFrame) -> dict[str, str]:

@@ -302,6 +302,15 @@ def test_what_is_not_there_is_said(tmp_path):
         results.contributions(tmp_path / "on", 3)
 
 
+def test_a_layout_of_another_version_is_refused(tmp_path):
+    """It had a row less: read as ours, every number would be another's."""
+    recorded(tmp_path / "run", {"probe.contributions_every": 4})
+    path = tmp_path / "run" / "contributions" / "0.npy"
+    write_array(path, np.load(path)[:, :, 1:])
+    with pytest.raises(results.ResultsError, match="another version of rnn_lab wrote this"):
+        results.contributions(tmp_path / "run", 0)
+
+
 def test_a_run_that_starts_again_has_none_of_before(tmp_path):
     (tmp_path / "run" / "contributions").mkdir(parents=True)
     write_array(tmp_path / "run" / "contributions" / "7.npy", np.zeros((3, 1, 5, 1)))

@@ -123,7 +123,9 @@ def test_the_command_writes_what_can_be_drawn_again(sweep, tmp_path, monkeypatch
     argv = [str(sweep), "--out", str(tmp_path), "--parameter", "b"]
     main = contributions.cli.main
     assert main("contributions", contributions.table, contributions.draw, contributions.options, argv=argv) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / f"contributions.{k}") for k in ("pdf", "png", "csv")]
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / f"contributions.{k}") for k in ("pdf", "png", "svg", "csv")
+    ]
     contributions.draw(pd.read_csv(tmp_path / "contributions.csv"))
 
 

@@ -134,7 +134,7 @@ def test_the_figure_draws_what_was_measured_and_what_theory_says(spectra, tmp_pa
     monkeypatch.setitem(lyapunov.style.RC, "savefig.dpi", 50)
     arguments = [str(spectra), "--at", "3", "--out", str(tmp_path)]
     assert lyapunov.cli.main("lyapunov", lyapunov.table, lyapunov.draw, lyapunov.options, arguments, lyapunov.read) == 0
-    kinds = ["csv", "csv-metadata.json", "pdf", "png"]
+    kinds = ["csv", "csv-metadata.json", "pdf", "png", "svg"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"lyapunov.{kind}" for kind in kinds]
     table = pd.read_csv(tmp_path / "lyapunov.csv")
     raw = pd.read_csv(spectra / "spectra.csv")

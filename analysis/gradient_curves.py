@@ -57,7 +57,8 @@ def _record(results: Results, step: int) -> pd.DataFrame:
     known = results.steps[results.steps["step"] == step].merge(runs, on="run_id")
     eta = np.exp(np.log(known["theory/eta"]).groupby([known[key] for key in GROUP]).mean()).rename("eta")
     curves = curves.join(eta, on=GROUP)
-    return curves.assign(bound=theory.log10_bound(curves["eta"], curves["lag"]))
+    bound = pd.Series(theory.log10_bound(curves["eta"], curves["lag"]), curves.index)
+    return curves.assign(bound=bound.where(curves["eta"].notna()))
 
 
 def draw(frame: pd.DataFrame) -> Figure:
@@ -78,7 +79,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         column[0].set(title=panel, ylim=(low, high))
         for ax, step in zip(column, steps, strict=True):
             curves(ax, own[own["step"] == step], lengths, colours)
-    axes[0, 0].set_xlim(1 - lengths[0] - 0.28 * lengths[0], 0)
+    axes[0, 0].set_xlim(1 - lengths[0] - 0.27 * lengths[0], 0)
     for ax, step in zip(axes[:, 0], steps, strict=True):
         when = "untrained" if step == 0 else f"after {step} updates"
         ax.set_ylabel(
@@ -104,12 +105,15 @@ def curves(ax: Axes, own: pd.DataFrame, lengths: Sequence[int], colours: dict) -
         ax.fill_between(t, curve["relative_low"], curve["relative_high"], color=colour, alpha=0.25, lw=0)
         ax.plot(t, curve["relative"], color=colour, lw=1.2, label=init)
         ax.plot(t, curve["bound"], color=colour, lw=0.7, ls=BOUND, zorder=2)
-        predicted = curve[(curve["lag"] < theory.LAGS) & curve["theory_slope"].notna()]
-        ax.plot(-predicted["lag"], predicted["theory_slope"] * predicted["lag"], color=overlay.dark(colour), lw=0.9, ls=(0, (1, 1.3)),
-                zorder=3)  # fmt: skip
+        predicted = curve["theory_slope"] * curve["lag"]
+        ax.plot(t, predicted, color=overlay.dark(colour), lw=0.9, ls=(0, (1, 1.3)), zorder=3)
         measured = curve[curve["relative"].notna()]
         if len(measured):
-            ends[style.short(init)] = (-measured["lag"].iloc[-1], measured["relative"].iloc[-1], colour)
+            ends[style.short(init).removeprefix("scale ")] = (
+                -measured["lag"].iloc[-1],
+                measured["relative"].iloc[-1],
+                colour,
+            )
     style.label_ends(ax, ends, left=1 - lengths[0])
 
 
@@ -130,8 +134,8 @@ def caption(frame: pd.DataFrame, lengths: Sequence[int]) -> list[str]:
     seeds = grouping.between(frame[["seeds", "zeros", "missing"]].sum(axis=1))
     lines = [
         f"Total gradient, root mean square over the batch. Means of log10 over seeds ({seeds}), bands: smallest to largest. "
-        r"$\eta = \gamma\,\sigma_{\max}(W)$ (Pascanu et al. 2013); mean field: wide nets of random weights, lags up to "
-        f"{theory.LAGS - 1}."
+        r"$\eta = \gamma\,\sigma_{\max}(W)$ (Pascanu et al. 2013); mean field: wide nets of random weights, the slope over lags up "
+        f"to {theory.LAGS - 1}, drawn on. Numbers at the left ends: init scale."
     ]
     zeros = int(frame["zeros"].sum())
     lines += [f"{zeros} values are an exact 0 and not drawn."] if zeros else []

@@ -11,7 +11,7 @@ demo: .venv
 	$(BIN)/python analysis/training_curves.py $(SWEEP)
 	$(BIN)/python analysis/report.py $(SWEEP)
 	@echo
-	@echo "Figures:     $(SWEEP)/figures/gradient_flow.pdf and training_curves.pdf (.png, .csv)"
+	@echo "Figures:     $(SWEEP)/figures/gradient_flow.pdf and training_curves.pdf (.png, .svg, .csv)"
 	@echo "A page:      $(SWEEP)/report.html                                all runs and figures in one file, for any browser"
 	@echo "Dashboards:  $(BIN)/wandb leet $(SWEEP)/wandb                  in this terminal, offline"
 	@echo "             $(BIN)/wandb sync $(SWEEP)/wandb/offline-run-*    to your W&B account"

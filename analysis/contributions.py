@@ -1,9 +1,9 @@
 """Which pairs of a loss at step t and a use of the weights at step k make up the gradient?
 
 The lecture's double sum dE/dW = sum over t and k <= t, one summand a pair: log10 of each summand's Frobenius norm over k and
-t, above it the norm of the sum over t, and at the right, for all initialisations, the norms of the sums by lag t - k and the
-share of the gradient that lies beyond a lag. Rows: activations; columns: init scales. Needs probe.contributions_every.
-Means over seeds of log10 norms; one sequence length, one layer, one record.
+t, above it the norms of the sums over t (for each k) and over k (for each t), and at the right, for all initialisations, the
+norms of the sums by lag t - k and the share of the gradient that lies beyond a lag. Rows: activations; columns: init
+scales. Needs probe.contributions_every. Means over seeds of log10 norms; one sequence length, one layer, one record.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from rnn_lab.results import Contributions, Results, ResultsError, contributions
 MOST_COLUMNS = 4
 DECADES = 12  # of the colour scale, both ways
 NO_PAIR = "0.88"
+SUMS = {"by k": ("over $t$, for each $k$", "solid"), "by t": ("over $k$, for each $t$", style.DASHES[1])}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +41,7 @@ def table(
     """A row for each pair, and for each sum over pairs, of each group of runs that differ in their seed alone.
 
     panel, length, init, variant   the group (grouping.groups); variants in what acts through updates only are one at step 0
-    kind       pair; by k; by lag; beyond (all pairs of at least that lag)
+    kind       pair; by t; by k; by lag; beyond (all pairs of at least that lag)
     t, k, lag  where it has them
     log10_norm, seeds   mean over the seeds where it is finite, and how many those are
     relative   of "pair": log10_norm minus the group's mean at lag 0, which is what is drawn
@@ -88,6 +89,7 @@ def one_run(found: Contributions, parameter: str, layer: int) -> pd.DataFrame:
             pd.DataFrame(
                 {"kind": "pair", "t": t[there], "k": k[there], "lag": (t - k)[there], "log10_norm": pairs[there]}
             ),
+            pd.DataFrame({"kind": "by t", "t": lag + 1, "log10_norm": found.by_t[parameter][layer]}),
             pd.DataFrame({"kind": "by k", "k": lag + 1, "log10_norm": found.by_k[parameter][layer]}),
             pd.DataFrame({"kind": "by lag", "lag": lag, "log10_norm": found.by_lag[parameter][layer]}),
             pd.DataFrame({"kind": "beyond", "lag": lag, "log10_norm": beyond, "share": share}),
@@ -111,13 +113,13 @@ def draw(frame: pd.DataFrame) -> Figure:
     for number, (panel, variant) in enumerate(rows):
         part = frame[(frame["panel"] == panel) & (frame["variant"] == variant)]
         above, below = axes[2 * number], axes[2 * number + 1]
-        limits = style.limits(part.loc[part["kind"].eq("by k"), ["log10_norm"]])
+        limits = style.limits(part.loc[part["kind"].isin(SUMS), ["log10_norm"]])
         for ax, map_ax, init in zip(above, below, inits, strict=False):
             own = part[part["init"] == init]
-            by_k(ax, own, limits)
+            sums(ax, own, limits)
             heatmap(map_ax, own, norm)
             ax.set_title(f"{panel if variant == '-' else f'{panel}, {variant}'}, {style.short(init)}")
-        above[0].set_ylabel(r"$\log_{10}$ norm" + "\nby $k$")
+        above[0].set_ylabel(r"$\log_{10}$ norm" + "\nof the sum")
         below[0].set_ylabel("loss at $t$")
         lines(below[-1], part, "by lag", "log10_norm", colours)
         lines(above[-1], part, "beyond", "share", colours)
@@ -129,14 +131,16 @@ def draw(frame: pd.DataFrame) -> Figure:
     bar = fig.colorbar(ScalarMappable(norm, "RdBu_r"), ax=axes[:, :-1], location="bottom", aspect=50, pad=0.02, shrink=0.7,
                        extend="both")  # fmt: skip
     bar.set_label(f"norm of step $k$'s summand of $dE_t/d{frame['parameter'].iloc[0]}$, decades against those of lag 0")
-    style.legend(fig, [Line2D([], [], color=colours[init], label=style.short(init)) for init in inits])
+    handles = [Line2D([], [], color=style.INK, ls=ls, label=name) for name, ls in SUMS.values()]
+    style.legend(fig, handles + [Line2D([], [], color=colours[init], label=style.short(init)) for init in inits])
     style.caption(fig, caption(frame, norm))
     return fig
 
 
-def by_k(ax: Axes, own: pd.DataFrame, limits: tuple[float, float]) -> None:
-    curve = own[own["kind"] == "by k"]
-    ax.plot(curve["k"], curve["log10_norm"], color=style.INK)
+def sums(ax: Axes, own: pd.DataFrame, limits: tuple[float, float]) -> None:
+    for kind, (_, dashes) in SUMS.items():
+        curve = own[own["kind"] == kind]
+        ax.plot(curve[kind[-1]], curve["log10_norm"], color=style.INK, ls=dashes, lw=0.9)
     ax.set_ylim(limits)
     ax.set_xlim(0.5, own["T"].iloc[0] + 0.5)
     ax.tick_params(labelbottom=False)
@@ -167,7 +171,7 @@ def caption(frame: pd.DataFrame, norm: CenteredNorm) -> list[str]:
     lines = [
         f"Summands of the batch-mean $dE/d{parameter}$, layer {first['layer']}, after {first['step']} updates, {first['T']} steps; "
         f"means over seeds ({seeds}) of log10 Frobenius norms.",
-        "By k: of the sum over t; by lag: of the sum over all pairs of that lag. "
+        "By lag: of the sum over all pairs of that lag. "
         "Share: norm of the sum over all pairs of at least that lag over the norm of the whole sum (summands may cancel).",
     ]
     lines += [f"Not drawn: length {first['others']} (--length)."] if first["others"] != "-" else []

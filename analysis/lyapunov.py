@@ -1,4 +1,4 @@
-"""How chaotic is an untrained net, and how many directions of its state grow?
+"""How chaotic is a net, and how many directions of its state grow?
 
 Columns: net (the activation, or the cell of others than Elman) and drive. From above: all Lyapunov exponents, colour: recurrent gain g;
 ln(singular values) / lag of products of so many Jacobians, at one gain, which tend to them; and against g the first exponent with
@@ -24,7 +24,7 @@ from matplotlib.lines import Line2D
 from rnn_lab import results, theory
 from rnn_lab.results import ResultsError
 
-NET = ["net", "cell", "activation", "drive", "init", "g", "input_std", "task", "hidden", "layers", "seed"]
+NET = ["net", "cell", "activation", "drive", "updates", "init", "g", "input_std", "task", "hidden", "layers", "seed"]
 PANEL = ["net", "drive"]
 REAL_INPUTS = ("addition", "multiplication")  # ||x_t||^2 is not 1
 LABELS = {
@@ -60,7 +60,8 @@ def read(_: cli.Parser, paths: Sequence[Path], conditions: Sequence[str]) -> tup
     others = [
         key
         for key in NET
-        if key not in (*PANEL, "cell", "activation", "g", "seed", "input_std") and exponents[key].nunique() > 1
+        if key not in (*PANEL, "cell", "activation", "updates", "g", "seed", "input_std")
+        and exponents[key].nunique() > 1
     ]
     if exponents.groupby("drive")["input_std"].nunique().max() > 1:
         others.append("input_std")
@@ -117,11 +118,13 @@ def curves(rows: pd.DataFrame, kind: str, column: str, error: str | None = None)
 
 
 def predicted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean field's first exponent at a constant input second moment, where it applies: one layer, Gaussian W, one-hot inputs."""
+    """Mean field's first exponent at a constant input second moment, where it applies: untrained, one layer, Gaussian W, one-hot inputs."""
     parts = []
     for (net, drive), own in frame.groupby(PANEL):
         first = own.iloc[0]
-        known = first["cell"] == "elman" and first["layers"] == 1 and first["init"] == "gaussian"
+        known = (
+            first["updates"] == 0 and first["cell"] == "elman" and first["layers"] == 1 and first["init"] == "gaussian"
+        )
         if known and (drive == "autonomous" or first["task"] not in REAL_INPUTS):
             g = np.linspace(own["g"].min(), own["g"].max(), 300)
             with np.errstate(divide="ignore"):
@@ -209,9 +212,10 @@ def limits(row: Sequence[Axes], part: pd.DataFrame, kind: str) -> None:
 def caption(frame: pd.DataFrame, at: float) -> list[str]:
     first = frame.iloc[0]
     nets = grouping.between(frame.loc[frame["kind"] == "first", "nets"])
+    untrained = "" if frame["net"].str.endswith("updates").any() else "Untrained nets, "
     errors = frame[frame["kind"].isin(["first", "dimension", "entropy"])].groupby("kind")["error"].max()
     lines = [
-        f"Untrained nets, {first['hidden']} units, layers: {first['layers']}; $i$: number of the exponent, $N$: size of the state; "
+        f"{untrained}{first['hidden']} units, layers: {first['layers']}; $i$: number of the exponent, $N$: size of the state; "
         f"nets a point: {nets}; lines and dots: means, bands and bars: smallest to largest.",
         f"Second row: $g$ = {at:g}, seed 0; grey: the exponents. Autonomous: from a random state, without input.",
         f"Largest standard error of one net over time: first exponent {errors['first']:.2g}, dimension / $N$ {errors['dimension']:.2g}, "

@@ -49,13 +49,19 @@ def t_quantile(seeds: int) -> float:
     return float(np.sqrt(n) * np.tan(np.interp(0.975, cumulative, edges)))
 
 
+def dark(colour: object) -> tuple[float, ...]:
+    """The colour of a prediction, over the curve that it is about."""
+    return tuple(0.45 * c for c in to_rgb(colour))  # type: ignore[arg-type]
+
+
 def line(ax: Axes, curve: pd.DataFrame, colour: object) -> None:
     """The predicted slope from the measured norm at lag 0, over the lags that it is compared on."""
     slope, start = curve["theory_slope"].iloc[0], curve.loc[curve["lag"] == 0, "mean"]
     if np.isfinite(slope) and start.notna().any():
         fitted = curve[curve["lag"] < LAGS]
-        dark = tuple(0.45 * c for c in to_rgb(colour))  # type: ignore[arg-type]
-        ax.plot(fitted["t"], start.iloc[0] + slope * fitted["lag"], color=dark, lw=0.9, ls=(0, (1, 1.3)), zorder=3)
+        ax.plot(
+            fitted["t"], start.iloc[0] + slope * fitted["lag"], color=dark(colour), lw=0.9, ls=(0, (1, 1.3)), zorder=3
+        )
 
 
 def numbers(ax: Axes, curves: pd.DataFrame, colours: dict[str, Any], start: float) -> None:
@@ -77,8 +83,11 @@ def numbers(ax: Axes, curves: pd.DataFrame, colours: dict[str, Any], start: floa
     low, high = ax.get_ylim()
     corner, y = ("lower right", 0.11) if start - low >= high - start else ("upper right", 0.9)
     table = HPacker(children=[column(0), column(1)], pad=0, sep=4)
-    ax.add_artist(AnchoredOffsetbox(corner, child=table, pad=0, borderpad=0, frameon=False,
-                                    bbox_to_anchor=(0.985, y), bbox_transform=ax.transAxes))  # fmt: skip
+    box = AnchoredOffsetbox(
+        corner, child=table, pad=0.15, borderpad=0, bbox_to_anchor=(0.985, y), bbox_transform=ax.transAxes
+    )
+    box.patch.set(facecolor="white", alpha=0.8, linewidth=0)  # readable on a curve
+    ax.add_artist(box)
 
 
 def signed(value: float) -> str:

@@ -1,6 +1,7 @@
 """The look of all figures, and how they are saved."""
 
 import json
+import re
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,6 +52,8 @@ RC = {
     "savefig.dpi": 300,
     "pdf.fonttype": 42,  # TrueType, which journals ask for and which stays editable
     "ps.fonttype": 42,
+    "svg.fonttype": "path",  # looks alike without the font
+    "svg.hashsalt": "rnn_lab",  # else its ids are random
 }
 
 
@@ -64,7 +67,7 @@ def subplots(rows: int, columns: int, width: float, height: float, **kwargs: Any
 
 def sequential(labels: Sequence[Any]) -> dict[Any, Any]:
     """A colour for each of some ordered labels, dark to light: told apart in grey and by the colour-blind."""
-    shades = np.linspace(0.0, 0.87, len(labels)) if len(labels) > 1 else [0.3]
+    shades = np.linspace(0.0, 0.82, len(labels)) if len(labels) > 1 else [0.3]
     return {
         label: tuple(map(float, plt.get_cmap("viridis")(shade))) for label, shade in zip(labels, shades, strict=True)
     }
@@ -101,10 +104,10 @@ def limits(values: pd.DataFrame, least: float = 0.3) -> tuple[float, float]:
     return low - air, high + air
 
 
-def label_ends(ax: Axes, ends: dict[str, tuple[float, float, Any]]) -> None:
-    """Names curves (label -> x, y of its left end, colour) in the room left of t = 1, apart from one another."""
+def label_ends(ax: Axes, ends: dict[str, tuple[float, float, Any]], left: float = 1) -> None:
+    """Names curves (label -> x, y of its left end, colour) in the room left of t = 1 (`left`), apart from one another."""
     low, high = ax.get_ylim()
-    edge = 1 - 0.03 * (ax.get_xlim()[1] - ax.get_xlim()[0])
+    edge = left - 0.03 * (ax.get_xlim()[1] - ax.get_xlim()[0])
     placed = spread([y for _, y, _ in ends.values()], 0.075 * (high - low), low, high)
     for (label, (x, y, colour)), at in zip(ends.items(), placed, strict=True):
         leader = {"arrowstyle": "-", "lw": 0.4, "color": colour, "shrinkA": 0, "shrinkB": 0, "relpos": (1, 0.5)}
@@ -156,29 +159,39 @@ def legend(fig: Figure, handles: Sequence[Line2D], columns: int | None = None) -
 
 
 def caption(fig: Figure, sentences: Sequence[str]) -> None:
-    """Small text below everything, wrapped to the figure's width."""
-    wrapped = textwrap.fill(" ".join(sentences), int(fig.get_figwidth() * 23))
+    """Small text below everything, wrapped to the figure's width. Formulas are not broken, and count as long as they look."""
+    formulas: list[str] = []
+
+    def stand_in(found: re.Match[str]) -> str:
+        formulas.append(found[0])
+        return "\0" * max(len(re.sub(r"\\[a-zA-Z]+|\\.", "x", found[0])) - 2 - found[0].count("{") * 2, 1)
+
+    words = re.sub(r"\$[^$]+\$", stand_in, " ".join(sentences))
+    wrapped = textwrap.fill(words, int(fig.get_figwidth() * 23), break_long_words=False)
+    wrapped = re.sub("\0+", lambda _: formulas.pop(0), wrapped)
     fig.supxlabel(wrapped, x=0.01, ha="left", fontsize=5.5, color="0.35", linespacing=1.3)
 
 
 def save(fig: Figure, frame: pd.DataFrame, out_dir: Path, name: str, provenance: dict[str, str]) -> list[Path]:
-    """Writes <name>.pdf, .png and .csv (the numbers drawn) and returns their paths.
+    """Writes <name>.pdf, .png, .svg and .csv (the numbers drawn) and returns their paths.
 
-    The same numbers give the same bytes: no date is written. Where they came from is in the metadata of the pdf and
-    the png; the csv has no comment lines, so that every reader reads it: it carries the ids of its runs as a column, and all else
+    The same numbers give the same bytes: no date is written. Where they came from is in the metadata of the pdf, the png
+    and the svg; the csv has no comment lines, so that every reader reads it: it carries the ids of its runs as a column, and all else
     stands beside it in <name>.csv-metadata.json, where the W3C's "CSV on the Web" looks for it.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
-    paths = [out_dir / f"{name}.{kind}" for kind in ("pdf", "png", "csv")]
+    paths = [out_dir / f"{name}.{kind}" for kind in ("pdf", "png", "svg", "csv")]
     origin = {key: value for key, value in provenance.items() if value}
     told = "; ".join(f"{key}: {value}" for key, value in origin.items() if key != "runs")
     pdf = {"Title": name, "Subject": told, "Keywords": origin.get("runs", ""), "CreationDate": None}
     fig.draw_without_rendering()  # lays it out,
-    fig.set_layout_engine("none")  # once for both
+    fig.set_layout_engine("none")  # once for all
     fig.savefig(paths[0], metadata=pdf)
     fig.savefig(paths[1], metadata={"Title": name} | {f"rnn_lab {key}": value for key, value in origin.items()})
-    frame.to_csv(paths[2], index=False)
-    about = json.dumps({"url": paths[2].name} | origin, indent=1)
-    paths[2].with_name(f"{paths[2].name}-metadata.json").write_text(about + "\n", encoding="utf-8")
+    svg = {"Title": name, "Description": told, "Keywords": origin.get("runs", "").split(), "Date": None}
+    fig.savefig(paths[2], metadata=svg)
+    frame.to_csv(paths[3], index=False)
+    about = json.dumps({"url": paths[3].name} | origin, indent=1)
+    paths[3].with_name(f"{paths[3].name}-metadata.json").write_text(about + "\n", encoding="utf-8")
     plt.close(fig)
     return paths

@@ -1,8 +1,9 @@
 """Does it learn, and what does clipping do meanwhile?
 
-Loss, error and the gradient's norm before and after clipping against updates. Columns: activations, and whatever else
-was varied (clipping, say); colour: init scale; one sequence length. Lines are means over seeds (geometric for norms),
-bands reach from the smallest to the largest seed. Dotted: what the best trivial predictor of the task gets.
+Loss, error and the gradient's norm before and after clipping against updates; with probe.lyapunov_every also the driven net's first
+Lyapunov exponent, with the gradient's own rate, its Kaplan-Yorke dimension and entropy rate. Columns: activations, and whatever else was
+varied (clipping, say); colour: init scale; one sequence length. Lines are means over seeds (geometric for norms), bands reach from the
+smallest to the largest seed. Dotted: what the best trivial predictor of the task gets.
 """
 
 import argparse
@@ -19,13 +20,22 @@ from matplotlib.lines import Line2D
 
 from rnn_lab.results import Results, ResultsError
 
-# Row of the figure -> its label and the metrics drawn in it: a solid line, then a dashed one.
+RATE = "dE_dh/rate"  # dE_dh/slope in nats, at the records that have exponents
+
+# Row of the figure -> its label and the metrics drawn in it: a solid line, then a dashed one. A row without a value is left out.
 ROWS = {
     "loss": ("loss $E$", ("train/loss", "eval/loss")),
     "error": ("error (fraction wrong)", ("train/error", "eval/error")),
     "gradient": (r"$\Vert\partial E/\partial\theta\Vert$, all parameters", ("grad/norm", "grad/norm_clipped")),
+    "exponent": ("first exponent $\\lambda_1$\n(nats a step)", ("lyapunov/max", RATE)),
+    "dimension": ("Kaplan-Yorke\ndimension", ("lyapunov/kaplan_yorke",)),
+    "entropy": ("entropy rate\n(nats a step)", ("lyapunov/entropy",)),
 }
-DASHED = {"eval/error": "on fresh sequences", "grad/norm_clipped": "after clipping"}
+DASHED = {
+    "eval/error": "on fresh sequences",
+    "grad/norm_clipped": "after clipping",
+    RATE: "rate of $\\partial E/\\partial h_t$ towards the past",
+}
 MOST_COLUMNS = 6
 
 
@@ -48,11 +58,14 @@ def table(results: Results, length: int | None = None) -> pd.DataFrame:
     length = int(named["length"].iloc[0])
     drawn = grouping.once(named, results.steps)
     steps = results.steps.merge(drawn, on="run_id").sort_values("step", kind="stable")
+    steps[RATE] = np.log(10) * steps["dE_dh/slope"].where(steps["lyapunov/max"].notna())
     ends = results.runs[["run_id", "diverged_at"]].dropna().merge(drawn, on="run_id")
     parts = []
     for row, (_, metrics) in ROWS.items():
         for metric in metrics:
             parts.append(means(steps, metric).assign(row=row, metric=metric, kind="mean"))
+        if not sum(map(len, parts[-len(metrics) :])):
+            continue
         finite = steps[np.isfinite(steps[metrics[0]])].groupby("run_id")[metrics[0]].last()
         marks = ends[GROUP].assign(step=ends["diverged_at"].astype(int), mean=ends["run_id"].map(finite))
         parts.append(marks.assign(row=row, metric=metrics[0], kind="diverged"))
@@ -88,10 +101,11 @@ def draw(frame: pd.DataFrame) -> Figure:
     if len(columns) > MOST_COLUMNS:
         raise ResultsError(f"{len(columns)} columns do not fit a page: choose with --where model.activation=..., say")
     width = {1: style.COLUMN, 2: style.MIDDLE}.get(len(columns), style.PAGE)
-    fig, axes = style.subplots(len(ROWS), len(columns), width, 5.2, sharex=True, sharey="row")
+    rows = {row: ROWS[row] for row in ROWS if frame["row"].eq(row).any()}
+    fig, axes = style.subplots(len(rows), len(columns), width, 1.0 + 1.4 * len(rows), sharex=True, sharey="row")
     inits = grouping.in_order(frame["init"])
     colours = style.sequential(inits)
-    for axes_row, (row, (label, metrics)) in zip(axes, ROWS.items(), strict=True):
+    for axes_row, (row, (label, metrics)) in zip(axes, rows.items(), strict=True):
         part = frame[frame["row"] == row]
         limits(axes_row[0], part)
         axes_row[0].set_ylabel(label)
@@ -106,7 +120,9 @@ def draw(frame: pd.DataFrame) -> Figure:
                 style.rule(ax, level, "trivial" if ax is axes_row[-1] else "")
             if row == "loss":
                 ax.set_title(panel if variant == "-" else f"{panel}, {variant}")
-            if row == "gradient":
+            if row == "exponent":
+                ax.axhline(0, color=style.INK, lw=0.5, zorder=1)
+            if row == list(rows)[-1]:
                 ax.set_xlabel("updates")
     handles = [Line2D([], [], color=colours[init], label=style.short(init)) for init in inits]
     handles += [Line2D([], [], color=style.INK, ls=style.DASHES[1], label=name)
@@ -128,6 +144,8 @@ def limits(ax: Axes, part: pd.DataFrame) -> None:
             ax.set_yscale("log")
             low, high = style.limits(values.where(values > 0).transform(np.log10))
             ax.set_ylim(10.0**low, 10.0**high)
+        case _:
+            ax.set_ylim(style.limits(values, least=0.02))
 
 
 def line(ax: Axes, curve: pd.DataFrame, colour: object, dashes: object) -> None:

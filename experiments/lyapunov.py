@@ -1,12 +1,13 @@
 """How chaotic is an untrained net, and how many directions of its state grow?
 
     python experiments/lyapunov.py [--g 0.5 1 2] [--activation tanh sigmoid] [--drive autonomous driven] [--out DIR]
+    python experiments/lyapunov.py --run runs/<sweep>/<run id>     of this net, before and after its training
 
 Lyapunov spectra by QR along one long trajectory of each net, after a transient, in float64: autonomous (a random state at first, no
 input) or driven by a task's sequences, one after another with the state carried over. Beside them ln(singular values) / lag of the
 products of Jacobians over finite lags, for seed 0. All gains and seeds of one kind of net and drive are one tensor program. Writes
 spectra.csv, singular_values.csv and experiment.json to DIR (runs/lyapunov); analysis/lyapunov.py draws them. The nets are those that
-experiments/train.py would start from.
+experiments/train.py would start from; the net of a run is trained again from its record, which takes as long as the run.
 """
 
 import argparse
@@ -25,9 +26,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rnn_lab import graded, jacobians, lyapunov, vectorize
+sys.path.append(str(Path(__file__).parents[1]))
+from experiments.rerun import stored_config
+from rnn_lab import graded, jacobians, lyapunov, results, vectorize
 from rnn_lab.config import Config, Task, cell_name, problems
+from rnn_lab.parameters import Layer
 from rnn_lab.provenance import provenance
+from rnn_lab.recording.runs import read_info
+from rnn_lab.training import Training
 
 KEYS = {"model.name": "--cell", "model.leak": "--leak",
         "model.activation": "--activation", "init.name": "--init", "init.scale": "--g", "init.input_std": "--input-std",
@@ -60,6 +66,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1000, help="counted, after the transient")
     parser.add_argument("--transient", type=int, default=300)
     parser.add_argument("--lags", type=int, nargs="+", default=[1, 10, 100], help="of the singular values")
+    parser.add_argument("--run", type=Path, help="a run directory: its net, task and seed in place of those above")
     parser.add_argument("--out", type=Path, default=Path("runs/lyapunov"))
     args = parser.parse_args(argv)
     for name, least in (("steps", BLOCKS), ("transient", 0), ("seeds", 1)):
@@ -67,14 +74,18 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--{name} {getattr(args, name)}: must be a whole number >= {least}")
     if not 1 <= min(args.lags) <= max(args.lags) <= args.steps:
         parser.error(f"--lags {' '.join(map(str, args.lags))}: must be whole numbers from 1 to --steps {args.steps}")
+    try:
+        args.config = stored_config(args.run, read_info(args.run)) if args.run else None
+    except results.ResultsError as error:
+        parser.error(str(error))
     wrong = dict.fromkeys(line for config in itertools.chain(*programs(args).values()) for line in problems(config))
     for key, option in KEYS.items():
         wrong = dict.fromkeys(line.replace(f"{key}=", f"{option} ") for line in wrong)
     if wrong:
         parser.error("; ".join(wrong))
-    task = vectorize.make_task(Task(name=args.task, length=args.length))
-    if task.lengths(np.random.default_rng(0), 1) is not None:
-        parser.error(f"--task {args.task}: its sequences differ in length; must be one whose sequences don't")
+    given = args.config.task if args.run else Task(name=args.task, length=args.length)
+    if vectorize.make_task(given).lengths(np.random.default_rng(0), 1) is not None:
+        parser.error(f"--task {given.name}: its sequences differ in length; must be one whose sequences don't")
     return args
 
 
@@ -93,10 +104,15 @@ def programs(args: argparse.Namespace) -> dict[tuple[str, str], list[Config]]:
 
 
 class Trajectory:
-    """The Jacobians of a program's nets along one trajectory each, (runs, 1, N, N); every iteration goes along the same one."""
+    """The Jacobians of a program's nets along one trajectory each, (runs, 1, N, N); every iteration goes along the same one.
 
-    def __init__(self, configs: list[Config], drive: str):
-        self.configs, self.drive = configs, drive
+    trained: the parameters after so many updates; None: those that training starts from. net: what the nets are called.
+    """
+
+    def __init__(
+        self, configs: list[Config], drive: str, net: str, updates: int = 0, trained: list[Layer] | None = None
+    ):
+        self.configs, self.drive, self.net, self.updates, self.trained = configs, drive, net, updates, trained
 
     def __iter__(self) -> Iterator[Tensor]:
         model, task = self.configs[0].model, vectorize.make_task(self.configs[0].task)
@@ -108,7 +124,28 @@ class Trajectory:
         )
         batches = vectorize.MiniBatches(task, list(data_rngs), 1, torch.float64, "cpu")
         x = sequences(batches) if self.drive == "driven" else itertools.repeat(torch.zeros(1, 1, task.inputs).double())
-        return jacobians.along(theta.layers, cell, x, normals.unbind(1))
+        return jacobians.along(self.trained or theta.layers, cell, x, normals.unbind(1))
+
+
+def trajectories(args: argparse.Namespace) -> Iterator[tuple[Trajectory, Trajectory]]:
+    """Those of all nets of one kind and drive, and of the first seed among them."""
+    if args.run:
+        updates, layers = trained(args.config)
+        for (done, found), drive in itertools.product(((0, None), (updates, layers)), dict.fromkeys(args.drive)):
+            own = Trajectory([args.config], drive, f"{cell_name(args.config)}, {done} updates", done, found)
+            yield own, own
+        return
+    for (net, drive), configs in programs(args).items():
+        yield Trajectory(configs, drive, net), Trajectory([c for c in configs if c.seed == 0], drive, net)
+
+
+def trained(config: Config) -> tuple[int, list[Layer]]:
+    """How many updates the run had, and its layers after them, as a program of one run."""
+    training = Training([config])
+    while not training.done:
+        for _ in training.advance():
+            pass
+    return training.step, [Layer(*(weights.double() for weights in layer)) for layer in training.theta.layers]
 
 
 def sequences(batches: vectorize.MiniBatches) -> Iterator[Tensor]:
@@ -128,7 +165,7 @@ def spectra(trajectory: Trajectory, args: argparse.Namespace, label: str) -> Ite
     values = {name: f(exponents) for name, f in whole.items()}
     values |= {f"{name}_error": lyapunov.standard_error(f, growth, BLOCKS) for name, f in whole.items()}
     for run, config in enumerate(trajectory.configs):
-        own = described(config, trajectory.drive) | {name: value[run].item() for name, value in values.items()}
+        own = described(config, trajectory) | {name: value[run].item() for name, value in values.items()}
         for index, (exponent, e) in enumerate(zip(exponents[run].tolist(), error[run].tolist(), strict=True), 1):
             yield own | {"index": index, "exponent": exponent, "error": e}
 
@@ -139,15 +176,21 @@ def singular_values(trajectory: Trajectory, args: argparse.Namespace) -> Iterato
     for config, per_lag in zip(trajectory.configs, found.squeeze(1), strict=True):
         for lag, values in zip(args.lags, (per_lag * math.log(10)).tolist(), strict=True):
             for index, value in enumerate(values, 1):
-                yield described(config, trajectory.drive) | {"lag": lag, "index": index, "rate": value / lag}
+                yield described(config, trajectory) | {"lag": lag, "index": index, "rate": value / lag}
 
 
-def described(config: Config, drive: str) -> dict[str, Any]:
-    """input_std: what drives, 0 if nothing does."""
-    std = config.init.input_std if drive == "driven" else 0.0
-    model = {"net": cell_name(config), "cell": config.model.name, "activation": config.model.activation, "drive": drive}
-    init = {"init": config.init.name, "g": config.init.scale, "input_std": std, "task": config.task.name}
-    return model | init | {"hidden": config.model.hidden, "layers": config.model.layers, "seed": config.seed}
+def described(config: Config, trajectory: Trajectory) -> dict[str, Any]:
+    """g: std of W times sqrt(hidden). input_std: std of U, of what drives; 0 if nothing does. updates: of training."""
+    drive, init, inputs = trajectory.drive, config.init, vectorize.make_task(config.task).inputs
+    std = init.input_scale / inputs**0.5 if init.input_std is None else init.input_std
+    g = init.scale if init.std is None else init.std * config.model.hidden**0.5
+    model = {"net": trajectory.net, "cell": config.model.name, "activation": config.model.activation, "drive": drive}
+    model |= {"updates": trajectory.updates, "init": init.name, "g": g}
+    return (
+        model
+        | {"input_std": std if drive == "driven" else 0.0, "task": config.task.name}
+        | {"hidden": config.model.hidden, "layers": config.model.layers, "seed": config.seed}
+    )
 
 
 def progress(steps: Iterable[Tensor], total: int, label: str) -> Iterator[Tensor]:
@@ -175,11 +218,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     exponents: list[dict[str, Any]] = []
     products: list[dict[str, Any]] = []
     args.out.mkdir(parents=True, exist_ok=True)
-    for (net, drive), configs in programs(args).items():
-        label = f"{net}, {drive}: {len(configs)} nets"
-        exponents += spectra(Trajectory(configs, drive), args, label)
-        products += singular_values(Trajectory([c for c in configs if c.seed == 0], drive), args)
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    for nets, first in trajectories(args):
+        exponents += spectra(nets, args, f"{nets.net}, {nets.drive}: {len(nets.configs)} nets")
+        products += singular_values(first, args)
+    given = {name: value for name, value in vars(args).items() if name != "config"}
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
     write(args.out / "spectra.csv", exponents)
     write(args.out / "singular_values.csv", products)
     path = args.out / "experiment.json"

@@ -320,8 +320,6 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
     if config.training.stop_when_solved and config.eval.every is None:
         found.append("training.stop_when_solved=True: needs eval.every, the updates between two evaluations")
     units, exponents = config.model.hidden * config.model.layers, config.flossing.exponents
-    if config.flossing.name != "none" and config.model.name not in POINTWISE_CELLS:
-        found.append(f"flossing={config.flossing.name}: not with model={config.model.name}; use flossing=none")
     if config.flossing.name != "none" and exponents > units:
         found.append(f"flossing.exponents={exponents}: a net of {units} units has only so many")
     if config.training.kernel == "numba":

@@ -1,7 +1,8 @@
 """Gradient flossing: pushes the first Lyapunov exponents to 0, so that as many directions neither vanish nor explode (Engelken 2023).
 
 Steps of their own, before training or between its updates, with Adam on U, W and b; V and c have no part in it. By autograd through the
-QR of the Jacobians and through the trajectory they are taken along, so for Elman and leaky nets, whose Jacobian is written out.
+QR of the Jacobians and through the trajectory they are taken along, for every cell: the exponents are those of its whole state, an LSTM's c
+included.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rnn_lab import jacobians, lyapunov, optimizers, vectorize
-from rnn_lab.cells import Elman
+from rnn_lab.cells import Cell
 from rnn_lab.config import Config
 from rnn_lab.parameters import Layer, Parameters
 from rnn_lab.tasks import Task
@@ -19,7 +20,7 @@ SEQUENCES = 2  # in a step
 ADAM = {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8}
 
 
-def loss(layers: list[Layer], cell: Elman, x: Tensor, n: int, late: Tensor | None = None) -> Tensor:
+def loss(layers: list[Layer], cell: Cell, x: Tensor, n: int, late: Tensor | None = None) -> Tensor:
     """The mean over the first n directions and over sequences of lambda_i^2, (*runs,); nats^2.
 
     lambda_i is the mean of ln |R_ii| over the steps of x (*runs, window, batch, inputs), from h_0 = 0 and always the same basis Q_0. late:
@@ -36,7 +37,7 @@ def loss(layers: list[Layer], cell: Elman, x: Tensor, n: int, late: Tensor | Non
 
 def floss_(
     theta: Parameters,
-    cell: Elman,
+    cell: Cell,
     draw: Callable[[], tuple[Tensor, Tensor | None]],
     steps: int,
     n: int,
@@ -72,7 +73,7 @@ def due(config: Config, step: int) -> bool:
 
 
 def floss(
-    configs: list[Config], step: int, task: Task, theta: Parameters, cell: Elman, active: Tensor
+    configs: list[Config], step: int, task: Task, theta: Parameters, cell: Cell, active: Tensor
 ) -> dict[str, Tensor]:
     """The steps that the configs ask for, on fresh sequences (of these their last `flossing.window` time steps) from streams of their own.
 

@@ -1,7 +1,7 @@
 """The Jacobian of one step in time of a whole net, along a trajectory.
 
-A layer's state is one vector, (*runs, batch, blocks hidden), h first; N is the size of the joint state of all layers. For Elman and leaky
-cells all is differentiable, and phi' is taken from a_t, since 1 - h_t^2 is an exact 0 for a saturated unit.
+A layer's state is one vector, (*runs, batch, blocks hidden), h first; N is the size of the joint state of all layers. All is
+differentiable. For Elman and leaky cells phi' is taken from a_t, since 1 - h_t^2 is an exact 0 for a saturated unit.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.func import vjp
 
-from rnn_lab.cells import Cell, Elman, Step
+from rnn_lab.cells import Blocks, Cell, Elman
 from rnn_lab.parameters import Layer
 
 Local = tuple[Tensor, Tensor, Tensor]
@@ -21,44 +22,33 @@ def layer_step(layer: Layer, cell: Cell, x: Tensor, s: Tensor) -> Local:
 
     x, s: (*runs, batch, features) -> (*runs, batch, n), (*runs, batch, n, inputs), (*runs, batch, n, n), n = blocks hidden.
     """
-    return _pointwise(layer, cell, x, s) if isinstance(cell, Elman) else _pulled_back(layer, cell, x, s)
-
-
-def _pointwise(layer: Layer, cell: Elman, x: Tensor, h: Tensor) -> Local:
-    """diag(phi'(a_t)) W^T (deck, "BPTT"); leaky units: (1 - leak) I + leak diag(phi'(a_t)) W^T."""
-    a = x @ layer.U + h @ layer.W + layer.b
-    after, prime = cell.phi.of(a), cell.phi.prime_of(a).unsqueeze(-1)
-    by_input, by_state = prime * layer.U.mT.unsqueeze(-3), prime * layer.W.mT.unsqueeze(-3)
-    if cell.leak is None:
-        return after, by_input, by_state
-    leak = cell.leak.to(h.dtype)[..., None, None]
-    held = torch.diag_embed((1 - leak).expand_as(h))
-    return torch.lerp(h, after, leak), leak.unsqueeze(-1) * by_input, held + leak.unsqueeze(-1) * by_state
-
-
-def _pulled_back(layer: Layer, cell: Cell, x: Tensor, s: Tensor) -> Local:
-    """Any cell: every unit vector of s_t, as rows, through its own backward step."""
     *runs, batch, n = s.shape
-    hidden, inputs = layer.W.shape[-2], layer.U.shape[-2]
-    W = layer.W.reshape(-1, hidden, cell.gates * hidden)
+    U, W, b = (weights.reshape(-1, *weights.shape[-2:]) for weights in layer)
+    z = x.expand(*runs, batch, -1).reshape(len(W), batch, -1) @ U + b  # one x may drive all
+    blocks = s.reshape(len(W), batch, n).chunk(cell.blocks, -1)
+    by_z, by_state = _pointwise(cell, z, blocks[0], W) if isinstance(cell, Elman) else _pulled_back(cell, z, blocks, W)
+    after = torch.cat(cell.step(z, blocks, W), -1)
+    return after.view(s.shape), (by_z @ U.mT.unsqueeze(1)).view(*runs, batch, n, -1), by_state.view(*runs, batch, n, n)
 
-    def new(rows: int, blocks: int) -> Tensor:
-        return s.new_empty(len(W), rows, blocks * hidden)
 
-    def separate(joint: Tensor) -> tuple[Tensor, ...]:
-        return tuple(block.contiguous() for block in joint.chunk(cell.blocks, -1))
+def _pointwise(cell: Elman, z: Tensor, h: Tensor, W: Tensor) -> tuple[Tensor, Tensor]:
+    """diag(phi'(a_t)) W^T (deck, "BPTT"); leaky units: (1 - leak) I + leak diag(phi'(a_t)) W^T."""
+    prime = cell.phi.prime_of(z + h @ W)
+    if cell.leak is None:
+        return torch.diag_embed(prime), prime.unsqueeze(-1) * W.mT.unsqueeze(1)
+    leak = cell.leak.to(h.dtype).view(-1, 1, 1)
+    held, prime = torch.diag_embed((1 - leak).expand_as(h)), leak * prime
+    return torch.diag_embed(prime), held + prime.unsqueeze(-1) * W.mT.unsqueeze(1)
 
-    z = (x @ layer.U + layer.b).reshape(len(W), batch, -1)
-    after, kept = (tuple(new(batch, 1) for _ in range(count)) for count in (cell.blocks, cell.kept))
-    at = Step(z, separate(s.reshape(len(W), batch, n)), after, kept)
-    cell.forward(at, W, torch.empty_like(z))
-    rows = batch * n
-    unit = separate(torch.eye(n, dtype=s.dtype, device=s.device).repeat(len(W), batch, 1))
-    before, delta = tuple(new(rows, 1) for _ in unit), new(rows, cell.gates)
-    sent = new(rows, cell.sent) if cell.sent else delta
-    cell.backward(unit, at.map(lambda t: t.repeat_interleave(n, 1)), W.mT, delta, sent, before)
-    by_input = (delta @ layer.U.reshape(len(W), inputs, -1).mT).view(*runs, batch, n, inputs)
-    return torch.cat(after, -1).view(*runs, batch, n), by_input, torch.cat(before, -1).view(*runs, batch, n, n)
+
+def _pulled_back(cell: Cell, z: Tensor, s: Blocks, W: Tensor) -> tuple[Tensor, Tensor]:
+    """Any cell: every unit vector of s_t, as rows, back through its `step` by torch.func.vjp."""
+    runs, batch, _ = z.shape
+    unit = torch.eye(sum(block.shape[-1] for block in s), dtype=z.dtype, device=z.device)
+    rows = (row.repeat_interleave(len(unit), 1) for row in (z, *s))
+    pull = vjp(lambda z, *s: torch.cat(cell.step(z, s, W), -1), *rows)[1]
+    by_z, *by_state = pull(unit.repeat(runs, batch, 1))
+    return by_z.unflatten(1, (batch, -1)), torch.cat(by_state, -1).unflatten(1, (batch, -1))
 
 
 def step(layers: Sequence[Layer], cell: Cell, x: Tensor, s: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -92,7 +82,7 @@ def along(
     """`step`'s Jacobian at t = 1, 2 ... for each x_t of `inputs`, (*runs, batch, inputs), from s_0 = s, a state for each layer.
 
     late: how many steps each run sits out at the beginning, its state held at 0, (*runs,); None: none does. Their Jacobians mean nothing.
-    Autonomous: inputs of zeros. Cost: as one step forward of N sequences; gated cells: as one step backward of N.
+    Autonomous: inputs of zeros. Cost: as one step forward of N sequences; gated cells: forward and backward of N.
     """
     for t, x in enumerate(inputs):
         s, J = step(layers, cell, x, s)

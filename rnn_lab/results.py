@@ -129,6 +129,7 @@ class Contributions:
     Each field holds an array for "W", "U" and "b". E_t is the batch mean, weighted as in the objective (1/L with task.reduction=mean).
     log10_norm  (layer, t, k): step k's summand of dE_t/dW, NaN for k > t; t = 1..T, or T alone where the last step has the only loss
     by_k        (layer, k): of the sum over t
+    by_t        (layer, t): of the sum over k, which is dE_t/dW; NaN where t has no loss
     by_lag      (layer, lag): of the sum over the pairs of t - k = lag, lag = 0..T-1
     beyond      (layer, lag): of the sum over the pairs of t - k >= lag; that of lag 0 is all of dE/dW
     """
@@ -136,8 +137,13 @@ class Contributions:
     step: int
     log10_norm: dict[str, np.ndarray]
     by_k: dict[str, np.ndarray]
+    by_t: dict[str, np.ndarray]
     by_lag: dict[str, np.ndarray]
     beyond: dict[str, np.ndarray]
+
+
+# Where they stand below the pairs, and in which order: lags from the largest to 0.
+MARGINALS = {"by_t": (-4, 1), "by_k": (-3, 1), "by_lag": (-2, -1), "beyond": (-1, -1)}
 
 
 def contributions(path: str | os.PathLike[str], step: int | None = None) -> Contributions:
@@ -148,13 +154,16 @@ def contributions(path: str | os.PathLike[str], step: int | None = None) -> Cont
         there = f"at step {step}; they are at {', '.join(map(str, steps))}" if steps else "(probe.contributions_every)"
         raise ResultsError(f"{path}: no contributions {there}")
     step = steps[-1] if step is None else step
-    arrays = dict(zip("WUb", read_array(directory / f"{step}.npy"), strict=True))
-    marginals = {"by_k": (-3, 1), "by_lag": (-2, -1), "beyond": (-1, -1)}  # row; lags stand from the largest to 0
+    found = read_array(directory / f"{step}.npy")
+    rows, T = found.shape[-2:]
+    if rows - len(MARGINALS) not in (1, T):
+        raise ResultsError(f"{directory}: another version of rnn_lab wrote this; train the run again")
+    arrays = dict(zip("WUb", found, strict=True))
     fields = {
         name: {parameter: a[:, row, ::order] for parameter, a in arrays.items()}
-        for name, (row, order) in marginals.items()
+        for name, (row, order) in MARGINALS.items()
     }
-    return Contributions(step, {parameter: a[:, :-3] for parameter, a in arrays.items()}, **fields)
+    return Contributions(step, {parameter: a[:, : -len(MARGINALS)] for parameter, a in arrays.items()}, **fields)
 
 
 def provenance(runs: pd.DataFrame) -> dict[str, str]:

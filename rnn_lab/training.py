@@ -34,7 +34,7 @@ class Snapshot:
     scalars: (R,) float64 each.  timesteps: (R, layers, T) float32 each.  diverged: (R,), the runs that end here because their loss or
     gradient is not finite.  solved: (R,), those that end here because they have solved their task (training.stop_when_solved).
     late: (R,), how many of the T steps come before each run's own first and mean nothing.
-    contributions: (R, 3, layers, L + 3, T) float32, the lecture's double sum, where it is due (see `probes.contributions`).
+    contributions: (R, 3, layers, L + 4, T) float32, the lecture's double sum, where it is due (see `probes.contributions`).
     """
 
     step: int
@@ -104,7 +104,7 @@ class Training:
         contributions = _due(probe.contributions_every, step, last)
         others = contributions or _due(probe.lyapunov_every, step) or _due(probe.memory_every, step)
         flossed = {}
-        if flossing.due(self.first, step) and isinstance(self.net.cell, cells.Elman):
+        if flossing.due(self.first, step):
             flossed = flossing.floss(self.configs, step, self.task, self.theta, self.net.cell, self.active)
         record = last or evaluate or smoothness or others or bool(flossed) or _due(training.log_every, step)
 

@@ -212,7 +212,7 @@ def test_the_command_writes_three_files_that_say_how_they_were_made(tmp_path, mo
     out = tmp_path / "new" / "folder"
     arguments = ["--w", "6", "--out", str(out)]
     assert main(arguments) == 0
-    written = [out / f"bifurcation.{kind}" for kind in ("pdf", "png", "csv")]
+    written = [out / f"bifurcation.{kind}" for kind in ("pdf", "png", "svg", "csv")]
     assert capsys.readouterr().out.split() == [str(path) for path in written]
     before = [path.read_bytes() for path in written]
     told = Image.open(written[1]).text

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rnn_lab import bptt, probes
 from rnn_lab.activations import ACTIVATIONS
-from rnn_lab.cells import GRU, LSTM, Cell, Elman, Leaky, Own
+from rnn_lab.cells import GRU, LSTM, Cell, Elman, Leaky, Own, Step
 from rnn_lab.losses import softmax_cross_entropy
 from rnn_lab.parameters import Parameters
 from rnn_lab.scaled import value
@@ -295,6 +295,22 @@ def test_the_summands_add_up_to_the_gradient(name):
     adjoints, buffers, grads = case.scaled()
     first, second = case.cell.weight_summands(buffers.traces[0].sequence, adjoints.sent[0], case.theta.layers[0].W)
     close(torch.einsum("rtni,rtnj->rij", first, value(second)), grads.layers[0].W)
+
+
+@pytest.mark.parametrize("name", ["elman", "leaky", "lstm", "gru"])
+def test_a_step_is_what_the_forward_pass_makes_in_place(name):
+    """On a W that is not symmetric, from a state that is not 0."""
+    cell, rng = make(name, (2,)), np.random.default_rng(0)
+    z, W, *s = (
+        torch.from_numpy(rng.standard_normal(shape))
+        for shape in ((2, 4, 3 * cell.gates), (2, 3, 3 * cell.gates), *[(2, 4, 3)] * cell.blocks)
+    )
+    after, kept = (tuple(torch.empty_like(s[0]) for _ in range(n)) for n in (cell.blocks, cell.kept))
+    gates = after[0] if cell.in_place else z.clone()
+    at = Step(gates.copy_(z), tuple(s), after, kept)
+    cell.forward(at, W, torch.empty_like(z))
+    for block, expected in zip(after, cell.step(z, tuple(s), W), strict=True):
+        torch.testing.assert_close(block, expected)
 
 
 def test_gate_saturation_counts_sigmoid_gates_below_a_tenth_and_above_nine():

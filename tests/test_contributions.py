@@ -93,13 +93,14 @@ def log10_norm(matrices: np.ndarray) -> np.ndarray:
 
 
 def expected_rows(S: np.ndarray) -> np.ndarray:
-    """All that the probe says of one parameter of one layer, (L + 3, T)."""
+    """All that the probe says of one parameter of one layer, (L + 4, T)."""
     L, steps = S.shape[:2]
     lag = np.arange(steps - L, steps)[:, None] - np.arange(steps)
     largest_first = range(steps - 1, -1, -1)
     by_lag = [S[lag == m].sum(0) for m in largest_first]
     beyond = [S[lag >= m].sum(0) for m in largest_first]
-    return np.vstack([np.where(lag < 0, np.nan, log10_norm(S)), *map(log10_norm, (S.sum(0), by_lag, beyond))])
+    by_t = np.pad(log10_norm(S.sum(1)), (steps - L, 0), constant_values=np.nan)
+    return np.vstack([np.where(lag < 0, np.nan, log10_norm(S)), by_t, *map(log10_norm, (S.sum(0), by_lag, beyond))])
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -108,7 +109,7 @@ def expected_rows(S: np.ndarray) -> np.ndarray:
 def test_every_pair_and_every_sum_over_pairs(cell, L, layers):
     for runs, run in (((), ()), ((2, 3), (1, 2))):
         theta, x, y, _, _, found, total = case(cell, runs, L, layers)
-        assert found.shape == (*runs, 3, layers, L + 3, T)
+        assert found.shape == (*runs, 3, layers, L + 4, T)
         for (name, n), S in pairs(weights(theta, run), x[run], y[run], cell).items():
             rows = found[run]["WUb".index(name), n]
             np.testing.assert_allclose(rows, expected_rows(S), rtol=1e-9, atol=1e-9)
@@ -124,7 +125,7 @@ def test_the_summands_add_up_to_the_gradient(cell, L, reduction, runs):
     scalars = probes.contribution_scalars(found, total, full, 2)
     assert (scalars["contributions/residual"] < 1e-14).all()
     for row, name in enumerate(("dW/log10_norm", "dU/log10_norm")):
-        torch.testing.assert_close(found[..., row, :, L, :], series[name], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(found[..., row, :, L + 1, :], series[name], rtol=1e-9, atol=1e-9)
     broken = total.like()
     broken.flat.copy_(1.001 * total.flat)
     off = probes.contribution_scalars(found, broken, full, 2)["contributions/residual"]
@@ -154,7 +155,7 @@ def test_a_run_that_starts_late_is_the_shorter_run(cell, L):
             rows = found[run, "WUb".index(name), n]
             own = rows[wait if L > 1 else 0 :, wait:]
             np.testing.assert_allclose(own, expected_rows(S), rtol=1e-9, atol=1e-9)
-            assert not torch.isfinite(rows[:-3, :wait]).any()
+            assert not torch.isfinite(rows[:-4, :wait]).any()
             assert rows[-2, :wait].isneginf().all()
 
 
@@ -177,7 +178,7 @@ def test_contributions_are_of_any_size(w, late):
     t, k = np.arange(steps)[:, None], np.arange(steps)
     begun = (t <= steps - 2) & (k <= t) & (k >= (0 if late is None else 40))  # at T itself o = y: nothing to learn
     expected = np.log10(2 * 0.5 / (60 if late is not None else steps)) + (t - k) * math.log10(w)
-    np.testing.assert_allclose(found[2, 0, :-3][begun], expected[begun], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found[2, 0, :-4][begun], expected[begun], rtol=1e-6, atol=1e-6)
     longest = 59 if late is not None else 99
     assert found[2, 0, -2, steps - longest].item() == pytest.approx(expected[longest - 1, 0], abs=1e-5)
     assert found[2, 0, steps - 1].isneginf().all()
@@ -206,10 +207,10 @@ def test_one_step_alone():
     _, dE_do = bptt.objective(bptt.forward(theta, x, net, buffers), y, net)
     bptt.backward(theta, x, dE_do, net, buffers, full)
     found, total = probes.contributions(x, theta, dE_do, net, buffers)
-    assert found.shape == (3, 1, 4, 1)
+    assert found.shape == (3, 1, 5, 1)
     assert found[0].isneginf().all()
     norms = [torch.linalg.matrix_norm(g).log10() for g in (full.layers[0].U, full.layers[0].b)]
-    torch.testing.assert_close(found[1:, 0, :, 0], torch.stack(norms).unsqueeze(-1).expand(2, 4))
+    torch.testing.assert_close(found[1:, 0, :, 0], torch.stack(norms).unsqueeze(-1).expand(2, 5))
     scalars = probes.contribution_scalars(found, total, full, 0)
     assert scalars["contributions/residual"] < 1e-15
     assert scalars["contributions/long_term_share"].isnan()
@@ -257,9 +258,10 @@ def test_what_a_run_directory_says(tmp_path, values):
         for p, name in enumerate("WUb"):
             rows = snapshot.contributions[0, p]
             np.testing.assert_array_equal(found.log10_norm[name], rows[:, :L])
-            np.testing.assert_array_equal(found.by_k[name], rows[:, L])
-            np.testing.assert_array_equal(found.by_lag[name], rows[:, L + 1, ::-1])
-            np.testing.assert_array_equal(found.beyond[name], rows[:, L + 2, ::-1])
+            np.testing.assert_array_equal(found.by_t[name], rows[:, L])
+            np.testing.assert_array_equal(found.by_k[name], rows[:, L + 1])
+            np.testing.assert_array_equal(found.by_lag[name], rows[:, L + 2, ::-1])
+            np.testing.assert_array_equal(found.beyond[name], rows[:, L + 3, ::-1])
         whole = np.linalg.norm(10.0 ** found.beyond["W"][:, 0])
         share = np.linalg.norm(10.0 ** found.beyond["W"][:, T // 2 + 1]) / whole
         assert steps.loc[snapshot.step, "contributions/long_term_share"] == pytest.approx(share, rel=1e-5)
@@ -300,9 +302,18 @@ def test_what_is_not_there_is_said(tmp_path):
         results.contributions(tmp_path / "on", 3)
 
 
+def test_a_layout_of_another_version_is_refused(tmp_path):
+    """It had a row less: read as ours, every number would be another's."""
+    recorded(tmp_path / "run", {"probe.contributions_every": 4})
+    path = tmp_path / "run" / "contributions" / "0.npy"
+    write_array(path, np.load(path)[:, :, 1:])
+    with pytest.raises(results.ResultsError, match="another version of rnn_lab wrote this"):
+        results.contributions(tmp_path / "run", 0)
+
+
 def test_a_run_that_starts_again_has_none_of_before(tmp_path):
     (tmp_path / "run" / "contributions").mkdir(parents=True)
-    write_array(tmp_path / "run" / "contributions" / "7.npy", np.zeros((3, 1, 4, 1)))
+    write_array(tmp_path / "run" / "contributions" / "7.npy", np.zeros((3, 1, 5, 1)))
     config = make_config(EVERY_STEP | {"training.updates": 0, "probe.contributions_every": 1})
     run_program([Job(config, tmp_path / "run", {})], SimpleNamespace(advance=lambda *counts: None), 1e9)  # type: ignore[arg-type]
     assert [file.name for file in (tmp_path / "run" / "contributions").iterdir()] == ["0.npy"]

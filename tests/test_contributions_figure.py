@@ -39,11 +39,12 @@ def write_run(sweep: Path, activation: str, scale: float, seed: int, losses: int
     (directory / "steps.jsonl").write_text('{"step": 0}\n')
     if not recorded:
         return
-    p, layer, row, column = np.indices((3, LAYERS, losses + 3, T)).astype(float)
+    p, layer, row, column = np.indices((3, LAYERS, losses + 4, T)).astype(float)
     lag = np.where(row < losses, T - losses + row - column, T - 1 - column)
     found = SLOPES[activation, scale] * lag + seed + 10 * p + layer + 100 * np.maximum(row - losses + 1, 0)
     found[(row < losses) & (lag < 0)] = np.nan
-    found[0, :, : losses + 1, 0] = -np.inf
+    found[:, :, losses, : T - losses] = np.nan
+    found[0, :, :losses, 0] = found[0, :, losses + 1, 0] = -np.inf
     write_array(directory / "contributions" / "0.npy", found.astype("<f4"))
 
 
@@ -76,10 +77,12 @@ def test_the_table_is_the_mean_over_seeds_of_what_was_recorded(sweep, parameter,
         np.testing.assert_allclose(pairs["log10_norm"], expected + offset, rtol=1e-6)
         np.testing.assert_allclose(pairs["relative"], expected, atol=1e-5)
         np.testing.assert_array_equal(own.loc["by lag", "lag"], np.arange(T))
-        np.testing.assert_allclose(own.loc["by lag", "log10_norm"], slope * np.arange(T) + offset + 200, rtol=1e-6)
+        np.testing.assert_allclose(own.loc["by lag", "log10_norm"], slope * np.arange(T) + offset + 300, rtol=1e-6)
         np.testing.assert_allclose(own.loc["beyond", "share"], 10.0 ** (slope * np.arange(T)), rtol=1e-3)
         by_k = own.loc["by k"].set_index("k")["log10_norm"]
-        np.testing.assert_allclose(by_k.loc[2:], slope * (T - by_k.index[1:]) + offset + 100, rtol=1e-6)
+        np.testing.assert_allclose(by_k.loc[2:], slope * (T - by_k.index[1:]) + offset + 200, rtol=1e-6)
+        by_t = own.loc["by t"].set_index("t")["log10_norm"]
+        np.testing.assert_allclose(by_t, slope * (T - by_t.index) + offset + 100, rtol=1e-6)
 
 
 def test_what_is_drawn_is_the_table(sweep):
@@ -90,8 +93,8 @@ def test_what_is_drawn_is_the_table(sweep):
         above = fig.axes[titles.index(f"{panel}, {init}")]
         below = fig.axes[fig.axes.index(above) + 3]
         own = table[table["panel"].eq(panel) & table["init"].eq(init)]
-        [line] = above.lines
-        np.testing.assert_array_equal(line.get_ydata(), own.loc[own["kind"].eq("by k"), "log10_norm"])
+        for line, kind in zip(above.lines, ("by k", "by t"), strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), own.loc[own["kind"].eq(kind), "log10_norm"])
         [mesh] = below.collections
         grid = own[own["kind"].eq("pair")].pivot(index="t", columns="k", values="relative")
         drawn = np.ma.filled(np.ma.asarray(mesh.get_array()).reshape(T, T).astype(float), np.nan)
@@ -120,7 +123,9 @@ def test_the_command_writes_what_can_be_drawn_again(sweep, tmp_path, monkeypatch
     argv = [str(sweep), "--out", str(tmp_path), "--parameter", "b"]
     main = contributions.cli.main
     assert main("contributions", contributions.table, contributions.draw, contributions.options, argv=argv) == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / f"contributions.{k}") for k in ("pdf", "png", "csv")]
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / f"contributions.{k}") for k in ("pdf", "png", "svg", "csv")
+    ]
     contributions.draw(pd.read_csv(tmp_path / "contributions.csv"))
 
 

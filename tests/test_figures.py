@@ -96,7 +96,7 @@ def drawn(sweep, tmp_path_factory) -> Path:
         script = [sys.executable, str(ROOT / "analysis" / f"{name}.py"), str(sweep), "--out", str(out)]
         done = subprocess.run(script, capture_output=True, text=True, env=ENVIRONMENT)
         assert done.returncode == 0, done.stderr
-        assert done.stdout.split() == [str(out / f"{name}.{kind}") for kind in ("pdf", "png", "csv")]
+        assert done.stdout.split() == [str(out / f"{name}.{kind}") for kind in ("pdf", "png", "svg", "csv")]
     return out
 
 
@@ -329,7 +329,7 @@ def test_the_same_runs_give_the_same_bytes(sweep, drawn, tmp_path, capsys):
         assert (
             module.cli.main(name, module.table, module.draw, module.options, [str(sweep), "--out", str(tmp_path)]) == 0
         )
-        for kind in ("pdf", "png", "csv", "csv-metadata.json"):
+        for kind in ("pdf", "png", "svg", "csv", "csv-metadata.json"):
             assert (tmp_path / f"{name}.{kind}").read_bytes() == (drawn / f"{name}.{kind}").read_bytes(), (name, kind)
     assert capsys.readouterr().err == ""
 
@@ -355,7 +355,7 @@ def test_files_carry_their_runs_and_no_date(drawn):
 def test_a_figure_is_a_function_of_its_csv(drawn, tmp_path):
     for module, name in ((gradient_flow, "gradient_flow"), (training_curves, "training_curves")):
         table = pd.read_csv(drawn / f"{name}.csv")
-        _, again, _ = style.save(module.draw(table), table, tmp_path, name, {})
+        _, again, *_ = style.save(module.draw(table), table, tmp_path, name, {})
         np.testing.assert_array_equal(plt.imread(drawn / f"{name}.png"), plt.imread(again))
 
 
@@ -365,7 +365,9 @@ def test_files_go_to_the_first_sweep_given(sweep, tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     for paths, out in (([run], "figures"), ([run, tmp_path / "one"], str(tmp_path / "one" / "figures"))):
         assert gradient_flow.cli.main("f", gradient_flow.table, gradient_flow.draw, argv=[*map(str, paths)]) == 0
-        assert capsys.readouterr().out.split() == [str(Path(out) / f"f.{kind}") for kind in ("pdf", "png", "csv")]
+        assert capsys.readouterr().out.split() == [
+            str(Path(out) / f"f.{kind}") for kind in ("pdf", "png", "svg", "csv")
+        ]
 
 
 @pytest.mark.parametrize(

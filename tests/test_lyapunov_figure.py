@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from commands import train
 from oracle import make_config
 
 from rnn_lab import theory
@@ -99,6 +100,29 @@ def test_a_net_does_not_depend_on_its_neighbours(spectra, tmp_path):
     np.testing.assert_allclose(one["exponent"], same["exponent"], atol=1e-6)
 
 
+def test_the_net_of_a_run_before_and_after_its_training(tmp_path):
+    """A linear net's Jacobian is W: its first exponent is ln rho(W), which the run has recorded."""
+    net = ["model.activation=linear", "model.hidden=16", "task.length=20", "init.scale=0.9"]
+    how = ["optimizer.lr=0.05", "clip=norm", "training.updates=30", "training.log_every=30", "tracker=none"]
+    assert train(*net, *how, cwd=tmp_path).status == 0
+    [run] = (tmp_path / "runs" / "default").glob("*/run.json")
+    arguments = ["--run", str(run.parent), "--steps", "600", "--transient", "50", "--lags", "1", "--out", str(tmp_path)]
+    assert experiment.main(arguments) == 0
+    frame = pd.read_csv(tmp_path / "spectra.csv")
+    assert set(frame["net"]) == {"linear, 0 updates", "linear, 30 updates"}
+    first = frame[frame["index"] == 1].pivot(index="updates", columns="drive", values="exponent")
+    rho = load(run.parent).steps.set_index("step")["W/rho"]
+    for drive in ("autonomous", "driven"):
+        np.testing.assert_allclose(first[drive], np.log(rho[[0, 30]]), atol=0.01)
+    assert abs(np.log(rho[30] / rho[0])) > 0.02
+    assert (
+        lyapunov.cli.main("lyapunov", lyapunov.table, lyapunov.draw, lyapunov.options, [str(tmp_path)], lyapunov.read)
+        == 0
+    )
+    drawn = pd.read_csv(tmp_path / "figures" / "lyapunov.csv")
+    assert set(drawn.loc[drawn["kind"] == "theory", "net"]) == {"linear, 0 updates"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -134,7 +158,7 @@ def test_the_figure_draws_what_was_measured_and_what_theory_says(spectra, tmp_pa
     monkeypatch.setitem(lyapunov.style.RC, "savefig.dpi", 50)
     arguments = [str(spectra), "--at", "3", "--out", str(tmp_path)]
     assert lyapunov.cli.main("lyapunov", lyapunov.table, lyapunov.draw, lyapunov.options, arguments, lyapunov.read) == 0
-    kinds = ["csv", "csv-metadata.json", "pdf", "png"]
+    kinds = ["csv", "csv-metadata.json", "pdf", "png", "svg"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"lyapunov.{kind}" for kind in kinds]
     table = pd.read_csv(tmp_path / "lyapunov.csv")
     raw = pd.read_csv(spectra / "spectra.csv")

@@ -106,7 +106,9 @@ def test_the_command_writes_three_files_and_reads_a_std_as_a_gain(tmp_path, monk
         "phase_diagram", phase_diagram.table, phase_diagram.draw, argv=[str(tmp_path / "a"), "--out", str(tmp_path)]
     )
     assert status == 0
-    assert capsys.readouterr().out.split() == [str(tmp_path / f"phase_diagram.{k}") for k in ("pdf", "png", "csv")]
+    assert capsys.readouterr().out.split() == [
+        str(tmp_path / f"phase_diagram.{k}") for k in ("pdf", "png", "svg", "csv")
+    ]
     table = pd.read_csv(tmp_path / "phase_diagram.csv")
     assert table["g"].drop_duplicates().tolist() == [0.5, 1.0, 2.0]
     phase_diagram.draw(table)

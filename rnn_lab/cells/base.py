@@ -50,8 +50,15 @@ class Cell(ABC):
     sigmoids: tuple[int, ...] = ()
 
     @abstractmethod
+    def step(self, z: Tensor, s: Blocks, W: Tensor) -> Blocks:
+        """The equation: s_t from z_t (runs, rows, gates hidden), s_{t-1} and W; out of place, so differentiable, and twice."""
+
+    @abstractmethod
     def forward(self, at: Step, W: Tensor, scratch: Tensor) -> None:
-        """Fills at.after, at.gates and at.kept from z_t (in at.gates) and at.before. scratch: (runs, rows, gates hidden), contiguous."""
+        """`step` in place: fills at.after, at.gates and at.kept from z_t (in at.gates) and at.before.
+
+        scratch: (runs, rows, gates hidden), contiguous.
+        """
 
     @abstractmethod
     def backward(self, d: Blocks, at: Step, WT: Tensor, delta: Tensor, sent: Tensor, before: Blocks) -> None:

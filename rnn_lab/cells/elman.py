@@ -16,6 +16,9 @@ class Elman(Cell):
     def __init__(self, phi: Activation):
         self.phi = phi
 
+    def step(self, z: Tensor, s: Blocks, W: Tensor) -> Blocks:
+        return (self.phi.of(z + s[0] @ W),)
+
     def forward(self, at: Step, W: Tensor, scratch: Tensor) -> None:
         # a product into a strided slice takes twice the time: hence `scratch`
         self.phi.apply(torch.baddbmm(at.gates, at.before[0], W, out=scratch), at.after[0])

@@ -20,6 +20,11 @@ class GRU(Cell):
     sent = 3
     sigmoids = (0, 1)
 
+    def step(self, z: Tensor, s: Blocks, W: Tensor) -> Blocks:
+        (z_r, z_z, z_n), (a_r, a_z, m) = z.chunk(3, -1), (s[0] @ W).chunk(3, -1)
+        n = torch.tanh(z_n + torch.sigmoid(z_r + a_r) * m)
+        return (torch.lerp(n, s[0], torch.sigmoid(z_z + a_z)),)
+
     def forward(self, at: Step, W: Tensor, scratch: Tensor) -> None:
         [h_before], [h], [m], hidden = at.before, at.after, at.kept, W.shape[-2]
         torch.bmm(h_before, W, out=scratch)

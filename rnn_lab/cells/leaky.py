@@ -18,6 +18,9 @@ class Leaky(Elman):
         self.leak = leak
         self._taken, self._held = leak.reshape(-1, 1, 1), 1 - leak.reshape(-1, 1, 1)
 
+    def step(self, z: Tensor, s: Blocks, W: Tensor) -> Blocks:
+        return (torch.lerp(s[0], self.phi.of(z + s[0] @ W), self._taken.to(z.dtype)),)
+
     def forward(self, at: Step, W: Tensor, scratch: Tensor) -> None:
         phi = self.phi.apply(torch.baddbmm(at.gates, at.before[0], W, out=scratch), at.gates)
         torch.lerp(at.before[0], phi, self._taken, out=at.after[0])

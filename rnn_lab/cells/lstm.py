@@ -19,6 +19,11 @@ class LSTM(Cell):
     kept = 1  # tanh(c_t)
     sigmoids = (0, 1, 3)
 
+    def step(self, z: Tensor, s: Blocks, W: Tensor) -> Blocks:
+        i, f, g, o = (z + s[0] @ W).chunk(4, -1)
+        c = torch.sigmoid(f) * s[1] + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
     def forward(self, at: Step, W: Tensor, scratch: Tensor) -> None:
         (h_before, c_before), (h, c), [tanh_c] = at.before, at.after, at.kept
         torch.sigmoid(torch.baddbmm(at.gates, h_before, W, out=scratch), out=at.gates)  # all four: one call is cheaper

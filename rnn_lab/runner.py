@@ -21,6 +21,7 @@ from rnn_lab.recording import Row, RunInfo, wandb
 from rnn_lab.recording.journal import note_run
 from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.store import SHAPE, Locked, StoreSink
+from rnn_lab.tasks import Streams
 from rnn_lab.training import Snapshot, Training, timestep_series
 from rnn_lab.vectorize import make_task
 
@@ -50,6 +51,7 @@ class Job:
             "layers": self.config.model.layers,
             "T": task.steps,
             "baseline": task.baseline_of(self.config.task.reduction)._asdict(),
+            **({"data": task.corpus.about} if isinstance(task, Streams) else {}),
             **self.provenance,
         }
 

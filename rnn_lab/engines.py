@@ -103,11 +103,17 @@ class Fused:
     def __init__(self, theta: Parameters, net: bptt.Net, batches: MiniBatches, alpha: Tensor | None = None):
         from rnn_lab.kernels.engine import Program  # imports Numba, half a second
 
-        self._program = Program(theta, net, batches.task.steps, batches.batch_size)
+        carries = batches.task.carries_state
+        self._program = Program(theta, net, batches.task.steps, batches.batch_size, carries=carries)
         self.grads, self._net, self._batches, self._measured = self._program.grads, net, batches, False
-        self._theta, self.alpha, self.carried = theta, alpha, []
+        self._theta, self.alpha, self.carried = theta, alpha, self._program.last_states
 
     def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
+        if self.carried:
+            self._program.carry()
+        return self._computed(measure)
+
+    def _computed(self, measure: bool) -> tuple[Tensor, Tensor]:
         batches, self._measured = self._batches, measure
         alpha = None if self.alpha is None else self.alpha.double().numpy()
         return self._program(batches.x, batches.y, batches.k, measure, *self._own_lengths(), alpha)
@@ -122,12 +128,14 @@ class Fused:
 
     def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         if not self._measured:
-            self.gradients(measure=True)  # changes nothing but what is measured
+            self._computed(measure=True)  # changes nothing but what is measured
         scalars, omega = {"dE_dh/slope": probes.slope(self._program.curve())}, self._program.omega()
         return scalars | ({} if omega is None else {"omega": omega}), self._program.timesteps()
 
     def contributions(self, lag: int) -> tuple[dict[str, Tensor], Tensor]:
         reference = Reference(self._theta, self._net, self._batches)  # costs little beside what it is to do
+        for own, states in zip(reference.carried, self._program.first_states, strict=True):
+            own.copy_(states)
         reference.gradients(measure=True)
         return reference.contributions(lag)
 

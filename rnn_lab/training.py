@@ -16,8 +16,8 @@ from torch import Tensor
 from rnn_lab import bptt, cells, clipping, flossing, optimizers, predictions, probes, vectorize
 from rnn_lab.config import Config
 from rnn_lab.engines import engine_for
-from rnn_lab.tasks import Streams
 from rnn_lab.evaluation import evaluations
+from rnn_lab.tasks import Streams
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

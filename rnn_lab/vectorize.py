@@ -233,7 +233,7 @@ class MiniBatches:
 
 
 class Chunks(MiniBatches):
-    """Of a task that carries its state: each mini-batch goes on where the run's one before it stopped. All that is drawn is the beginning."""
+    """Of a task that carries its state: each mini-batch goes on where the run's last one stopped. All that is drawn is the beginning."""
 
     def __init__(self, task: Streams, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str):
         super().__init__(task, rngs, batch_size, dtype, device)

@@ -23,7 +23,7 @@ from rnn_lab.tasks import Characters, Music, of_corpus
 from rnn_lab.tasks.streams import STREAMS
 from rnn_lab.training import Training
 
-WORDS = "the quick brown fox jumps over a lazy dog and then naps while it rains".split()
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "naps", "while"]
 KERNELS = ["reference", pytest.param("numba", marks=pytest.mark.slow)]
 
 
@@ -40,7 +40,13 @@ def path(tmp_path: Path) -> str:
 
 
 def values(path: str, **others) -> dict:
-    common = {"task.name": "characters", "task.path": path, "task.length": 7, "training.batch_size": 3, "model.hidden": 10}
+    common = {
+        "task.name": "characters",
+        "task.path": path,
+        "task.length": 7,
+        "training.batch_size": 3,
+        "model.hidden": 10,
+    }
     common |= {"training.dtype": "float64", "optimizer.lr": 0.5, "training.updates": 6, "training.log_every": 1}
     return common | {key.replace("__", "."): value for key, value in others.items()}
 
@@ -106,7 +112,9 @@ def test_of_many_characters_the_most_frequent_255_are_known():
 def test_pieces_go_to_a_part_by_the_last_digit_of_their_number_and_end_in_silence():
     pieces = rolls(40) | {"bwv248.64-6": np.ones((3, 88), np.uint8)}
     corpus = chorales.of_pieces(pieces)
-    lengths = {digit: sum(len(r) + 1 for n, r in pieces.items() if chorales.bwv(n) % 10 == digit) for digit in range(10)}
+    lengths = {
+        digit: sum(len(r) + 1 for n, r in pieces.items() if chorales.bwv(n) % 10 == digit) for digit in range(10)
+    }
     assert (len(corpus.valid), len(corpus.test)) == (lengths[8], lengths[9])
     assert len(corpus.train) == sum(lengths.values()) - lengths[8] - lengths[9]
     assert (corpus.valid[-4:-1] == 1).all()
@@ -139,7 +147,9 @@ def plain(config, theta, run: int, updates: int):
     symbols = np.array([sorted(set(text)).index(c) for c in text])
     n, T, B, H = len(text), config.task.length, config.training.batch_size, config.model.hidden
     start = np.random.default_rng(np.random.SeedSequence(config.seed).spawn(3)[1]).integers(n)
-    weights = [w[run].clone().requires_grad_() for w in (*(w for layer in theta.layers for w in layer), theta.V, theta.c)]
+    weights = [
+        w[run].clone().requires_grad_() for w in (*(w for layer in theta.layers for w in layer), theta.V, theta.c)
+    ]
     layers = config.model.layers
     states = [(torch.zeros(B, H).double(), torch.zeros(B, H).double()) for _ in range(layers)]
     losses, place = [], start + np.arange(B) * n // B
@@ -154,7 +164,9 @@ def plain(config, theta, run: int, updates: int):
             y = torch.from_numpy(symbols[(place + t + config.task.ahead) % n])
             loss = loss + F.cross_entropy(z @ weights[-2] + weights[-1], y) / T
         gradients = torch.autograd.grad(loss, weights)
-        weights = [(w - config.optimizer.lr * g).detach().requires_grad_() for w, g in zip(weights, gradients, strict=True)]
+        weights = [
+            (w - config.optimizer.lr * g).detach().requires_grad_() for w, g in zip(weights, gradients, strict=True)
+        ]
         states = [tuple(s.detach() for s in state) for state in states]
         losses.append(loss.item())
         place = place + T
@@ -249,7 +261,7 @@ def test_unigrams_and_bigrams_are_counted_in_the_training_part(ahead):
     train, valid, test = text[:2705], text[2705:2855], text[2855:]
     assert len(text) == 3006
     baseline = Characters(of_text(text, ""), 10, ahead).baseline_of("mean")
-    symbols = sorted(set(train)) + ["?"]
+    symbols = [*sorted(set(train)), "?"]
     known = set(train)
     ones = Counter(train)
     pairs = Counter(zip(train, train[ahead:], strict=False))

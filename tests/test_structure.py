@@ -44,7 +44,14 @@ ONLY = {
 }
 
 # Tensors and equations: no files, no clock, no logging, no processes. (corpora reads natural data.)
-NO_IO = set().union(*LAYERS[:3]) - {"corpora"} | {"vectorize", "engines", "evaluation", "predictions", "flossing", "training"}
+NO_IO = set().union(*LAYERS[:3]) - {"corpora"} | {
+    "vectorize",
+    "engines",
+    "evaluation",
+    "predictions",
+    "flossing",
+    "training",
+}
 IO = {"os", "io", "sys", "pathlib", "shutil", "json", "pickle", "logging", "subprocess", "fcntl", "time", "tempfile"}
 
 # What importing these modules must not import, directly or through others: --help, completion and figures would pay

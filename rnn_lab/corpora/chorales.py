@@ -45,7 +45,7 @@ def corpus() -> Corpus:
         pieces = _parsed()
         names, lengths = np.array(list(pieces)), np.array([len(roll) for roll in pieces.values()])
         rolls = np.concatenate(list(pieces.values()))
-        _keep(file, names=names, lengths=lengths, rolls=np.packbits(rolls, axis=1))
+        _keep(file, names, lengths, np.packbits(rolls, axis=1))
     return of_pieces(dict(zip(map(str, names), np.split(rolls, np.cumsum(lengths)[:-1]), strict=True)))
 
 
@@ -81,19 +81,19 @@ def roll(score: Any) -> NDArray:
 
 
 def _parsed() -> dict[str, NDArray]:
-    from music21 import converter, corpus
+    from music21 import converter, corpus  # pyright: ignore[reportMissingImports]
 
     files = sorted(Path(str(file)) for file in corpus.getComposer("bach"))
     scores = ((file.stem, converter.parse(file, forceSource=True)) for file in files if re.match(r"bwv\d", file.stem))
     return {name: roll(score) for name, score in scores if len(score.parts) == PARTS}
 
 
-def _keep(file: Path, **arrays: NDArray) -> None:
+def _keep(file: Path, names: NDArray, lengths: NDArray, rolls: NDArray) -> None:
     """Atomically, so that two processes may do so at once."""
     temporary = file.with_name(f".{os.getpid()}-{file.name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(temporary, **arrays)
+        np.savez_compressed(temporary, names=names, lengths=lengths, rolls=rolls)
         os.replace(temporary, file)
     except OSError as error:
         print(f"{file}: not kept ({error.strerror}); the next process reads the scores again", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Any text as a sequence of characters.
 
-Its first 90 % are for training, the next 5 % for validation, the last 5 % for the test. The vocabulary is that of the training part (its 255
-most frequent characters, where there are more), and one symbol more, the last, for all that isn't in it.
+Its first 90 % are for training, the next 5 % for validation, the last 5 % for the test. The vocabulary is that of the training part (its
+255 most frequent characters, where there are more), and one symbol more, the last, for all that isn't in it.
 """
 
 import hashlib
@@ -37,7 +37,8 @@ def of_text(text: str, name: str) -> Corpus:
         "vocabulary": len(known) + 1,
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
-    return Corpus(*(_symbols(part, known) for part in np.split(codes, ends)), len(known) + 1, about)
+    train, valid, test = (_symbols(part, known) for part in np.split(codes, ends))
+    return Corpus(train, valid, test, len(known) + 1, about)
 
 
 def _symbols(codes: NDArray, known: NDArray) -> NDArray:

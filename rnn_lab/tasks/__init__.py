@@ -33,7 +33,6 @@ def of_corpus(name: str, path: str | None, length: int, ahead: int) -> Streams:
     return OF_CORPORA[name](chorales.corpus() if name == "music" else text.corpus(path), length, ahead)
 
 
-
 __all__ = [
     "OF_CORPORA",
     "TASKS",

@@ -34,7 +34,9 @@ class Task(ABC):
     options: ClassVar[tuple[str, ...]] = ()  # further keys of the config group that the constructor takes
     solved_below: ClassVar[float] = 0.01  # an error below it counts as solved
     symbols: ClassVar[bool] = True  # inputs are one-hot
-    carries_state: ClassVar[bool] = False  # a mini-batch begins with the state that the one before it ended with; see Streams
+    carries_state: ClassVar[bool] = (
+        False  # a mini-batch begins with the state that the one before it ended with; see Streams
+    )
     inputs: int
     outputs: int
     loss_steps: int = 1

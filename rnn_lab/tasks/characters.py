@@ -11,8 +11,9 @@ from rnn_lab.tasks.streams import Streams
 class Characters(Streams):
     """Which character comes `ahead` = 1 (or 5, ...) steps later?
 
-    The text: see rnn_lab.corpora.text. Inputs and outputs one-hot: the characters of the training part, and one symbol for any other. Softmax
-    cross entropy at every step, in nats: divided by ln 2 it is bits a character. The error is the fraction of characters that are wrong.
+    The text: see rnn_lab.corpora.text. Inputs and outputs one-hot: the characters of the training part, and one symbol for any other.
+    Softmax cross entropy at every step, in nats: divided by ln 2 it is bits a character. The error is the fraction
+    of characters that are wrong.
 
     Worked example, ahead = 1, a mini-batch of 2 streams of 4 steps of a training part "In the beginning", the first one from its 1st place:
         input   I n _ t   b e g i

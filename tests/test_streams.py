@@ -192,6 +192,34 @@ def test_training_is_a_plain_loop_over_the_text(path, kernel, cell, layers):
             np.testing.assert_allclose(own[run], w, atol=1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", ["leaky", "lstm"])
+def test_the_kernels_measure_with_a_carried_state_what_the_reference_does(path, cell):
+    """Every scalar and series of every row, the lecture's double sum too; and a checkpoint of one goes on in the other."""
+    others = {"model.name": cell, "model.layers": 2, "model.leak": 0.5, "training.updates": 18, "training.log_every": 5}
+    others |= {"probe.contributions_every": 5, "eval.every": 9}
+    reference, fused = (
+        Training([make_config(values(path, training__kernel=k) | others)]) for k in ("reference", "numba")
+    )
+    for _ in range(11):
+        for ours, theirs in zip(reference.advance(), fused.advance(), strict=True):
+            _same(ours, theirs)
+    reference.restore(fused.state())
+    for ours, theirs in zip(rest_of(reference), rest_of(fused), strict=True):
+        _same(ours, theirs)
+
+
+def _same(ours, theirs):
+    assert ours.scalars.keys() == theirs.scalars.keys()
+    for name in ours.scalars:
+        np.testing.assert_allclose(theirs.scalars[name], ours.scalars[name], rtol=1e-6, atol=1e-9, err_msg=name)
+    for name in ours.timesteps:
+        np.testing.assert_allclose(theirs.timesteps[name], ours.timesteps[name], rtol=1e-5, atol=1e-6, err_msg=name)
+    assert (ours.contributions is None) == (theirs.contributions is None)
+    if ours.contributions is not None and theirs.contributions is not None:
+        np.testing.assert_allclose(theirs.contributions, ours.contributions, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("stop", [1, 16, 20])
 def test_a_run_goes_on_from_its_checkpoint_with_the_state_it_carried(path, stop, kernel):

@@ -48,6 +48,7 @@ def values(path: str, **others) -> dict:
         "model.hidden": 10,
     }
     common |= {"training.dtype": "float64", "optimizer.lr": 0.5, "training.updates": 6, "training.log_every": 1}
+    common |= {"training.kernel": "reference"}
     return common | {key.replace("__", "."): value for key, value in others.items()}
 
 

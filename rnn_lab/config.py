@@ -321,7 +321,7 @@ def _problems_of_corpus(config: Config) -> list[str]:
         if value is not None:
             return [f"{key}={_shown(value)}: not with task={task.name}, whose task.length is where gradients end"]
     if task.name == "music" and not corpora.chorales.installed():
-        return ["task=music: music21, which has the scores, is not installed; pip install -e '.[music]'"]
+        return ["task=music: music21, which has the scores, is not installed; pip install '.[music]'"]
     source = f"task.path={_shown(task.path)}" if task.name == "characters" else "task=music"
     try:
         few = of_corpus(task.name, task.path, task.length, task.ahead).few(config.training.batch_size)

@@ -1,5 +1,6 @@
 """Natural data as streams with the state carried over, against a plain loop over the text; its baselines, counted one by one."""
 
+import hashlib
 import math
 from collections import Counter
 from pathlib import Path
@@ -8,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from commands import train
 from kernel_oracle import STEPS
 from oracle import make_config, random_parameters
 from test_state import rest_of, rows
 
+from rnn_lab import results
 from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.bptt import Net
 from rnn_lab.cells import Elman
@@ -267,6 +270,22 @@ def test_alpha_is_divided_by_the_epoch(path):
         equal.append(torch.allclose(decaying.engine.grads.flat, fixed.engine.grads.flat, rtol=1e-12, atol=0))
     assert max(epochs) == 3
     assert equal == [epoch == 3 for epoch in epochs]
+
+
+def test_a_command_trains_on_a_file_and_its_record_says_on_what(tmp_path):
+    text = some_text(6000)
+    (tmp_path / "lazy.txt").write_text(text)
+    sizes = ("task.length=10", "training.batch_size=5", "model.hidden=20", "training.kernel=reference", "tracker=none")
+    ended = train("-m", "task=characters", "task.path=lazy.txt", *sizes, "training.updates=60", "eval.every=30",
+                  "optimizer.lr=2", "clip=none,norm", cwd=tmp_path)  # fmt: skip
+    assert ended.status == 0, ended.err
+    loaded = results.load(tmp_path / "runs" / "default")
+    about = loaded.runs.iloc[0]
+    assert about["data.sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    assert (about["data.text"], about["data.characters"], about["T"]) == ("lazy.txt", 6000, 10)
+    for part, baseline in (("eval", "baseline/loss"), ("test", "baseline/test_loss")):
+        assert (loaded.steps[f"{part}/loss"].dropna().index == loaded.steps.index[loaded.steps["step"] % 30 == 0]).all()
+        assert (loaded.runs[f"{part}/loss"] < 0.8 * loaded.runs[baseline]).all()
 
 
 # -------------------- loss and baselines

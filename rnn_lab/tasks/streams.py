@@ -40,6 +40,7 @@ class Streams(Task):
     next one began, there is no jump but the one from the end of the part to its beginning.
     Evaluation: a whole part, once, by STREAMS streams from h_0 = 0, the state carried over; the mean over all steps (of STREAMS (n - ahead)
     // STREAMS).
+    What reads a mini-batch once more (probe.smoothness_every, lyapunov_every and memory_every; flossing) does so from h_0 = 0.
     The error is the fraction of steps that are wrong.
     """
 

@@ -20,7 +20,7 @@ test: .venv
 	$(BIN)/python -m pytest -n 2
 
 test-all: .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dashboards,optuna,ray,slurm]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dashboards,music,optuna,ray,slurm]'
 	$(BIN)/python -m pytest -n 2 -m ""
 
 # Not yet among them: what starts Slurm, Ray or a wandb server and the fault harness, whose time on a quiet machine is unknown (make test-all).

@@ -41,8 +41,8 @@ class Net:
 
 class Buffers:
     """Preallocated states and adjoints of one program: a trace for each layer, and what of it is named most, as lists over layers:
-    h (*runs, T + 1, batch, hidden), h_0 = 0; delta (*runs, T, batch, gates hidden); dE_dh (*runs, T, batch, hidden), which is kept at
-    every step only if `keep_dE_dh`; otherwise all steps share the memory of one.
+    h (*runs, T + 1, batch, hidden), h_0 = 0 unless `carry`; delta (*runs, T, batch, gates hidden); dE_dh (*runs, T, batch, hidden), which
+    is kept at every step only if `keep_dE_dh`; otherwise all steps share the memory of one.
 
     late: how many steps each run sits out before the first of the mini-batch at hand, (*runs,), set by who draws it; None: none does.
     Sequences are right-aligned: the last step is common. Where a run sits out, its states, dE_dh and delta are 0.
@@ -57,6 +57,17 @@ class Buffers:
         self.h = [trace.s[0] for trace in self.traces]
         self.delta = [trace.delta for trace in self.traces]
         self.dE_dh = [trace.dE_ds[0][..., 1:, :, :] for trace in self.traces]
+
+    @property
+    def last_states(self) -> list[Tensor]:
+        """s_T of each layer, block by block, (*runs, batch, hidden)."""
+        return [block[..., -1, :, :] for trace in self.traces for block in trace.s]
+
+    def carry(self) -> None:
+        """s_0 = s_T of the sequences before, whose continuation comes next. Gradients don't go back there."""
+        for trace in self.traces:
+            for block in trace.s:
+                block[..., 0, :, :] = block[..., -1, :, :]
 
 
 @dataclass

@@ -57,7 +57,8 @@ RANGE = or_null(Rule(lambda v: len(v) == 2 and 1 <= v[0] <= v[1], "[a,b], whole 
 LENGTHS = or_null(Rule(lambda v: 0 < len(v) == len(set(v)) and min(v) >= 1, "a list of different whole numbers >= 1"))
 RECALL_TASKS = ("memorization", "copying")  # those that have positions and values
 LAST_STEP_TASKS = ("temporal_order", "temporal_order_3bit", "addition", "multiplication", "random_permutation")
-TASK_NAMES = (*LAST_STEP_TASKS, *RECALL_TASKS)
+CORPUS_TASKS = ("characters", "music")  # natural data
+TASK_NAMES = (*LAST_STEP_TASKS, *RECALL_TASKS, *CORPUS_TASKS)
 POINTWISE_CELLS = ("elman", "leaky")  # those with one activation phi, which model.activation chooses
 MODELS_WITH_A_KERNEL = (*POINTWISE_CELLS, "lstm", "gru")
 CELL_NAMES = [*POINTWISE_CELLS, "lstm", "gru"]  # and users' own, see app.register_cell
@@ -90,6 +91,8 @@ class Task:
     length_range: list[int] | None = static(None, RANGE)  # noqa: RUF009
     positions: int = static(5, at_least(1))
     values: int = static(2, Rule(lambda v: 2 <= v <= 254, "a whole number from 2 to 254"))  # symbols are bytes
+    path: str | None = static(None, or_null(Rule(lambda v: v != "", "the path of a text file")))
+    ahead: int = static(1, at_least(1))
     reduction: str = static("mean", one_of("mean", "sum"))
 
 
@@ -136,6 +139,7 @@ class Regularizer:
 
     name: str = static("none", one_of("none", "omega"))
     alpha: float = per_run(4.0, NOT_NEGATIVE)
+    decay: str = static("none", one_of("none", "epoch"))
 
 
 @dataclass
@@ -289,14 +293,18 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
     ]
     if found:
         return found
-    from rnn_lab.tasks import TASKS  # imports torch
+    from rnn_lab.tasks import OF_CORPORA, TASKS  # imports torch
 
-    task, shortest, init = config.task, TASKS[config.task.name].shortest, config.init
+    task, shortest, init = config.task, (TASKS | OF_CORPORA)[config.task.name].shortest, config.init
     if task.length_range is None and task.length < shortest:
         found.append(f"task.length={task.length}: {task.name} needs at least {shortest}")
     for key, lengths in (("task.length_range", task.length_range), ("eval.lengths", config.eval.lengths)):
         if lengths is not None and min(lengths) < shortest:
             found.append(f"{key}={_shown(lengths)}: {task.name} needs at least {shortest}")
+    if task.name in CORPUS_TASKS:
+        found += _problems_of_corpus(config)
+    elif config.regularizer.decay == "epoch":
+        found.append(f"regularizer.decay=epoch: {task.name} has no epochs; use task=characters or music")
     given = {o.lstrip("+").split("=", 1)[0] for o in overrides or []}
     if task.length_range is not None and "task.length" in given:
         shown = _shown(task.length_range)
@@ -352,6 +360,26 @@ def least_bytes(config: Config) -> int:
     return 2 * number * units * (states + model.hidden) + tensors
 
 
+def _problems_of_corpus(config: Config) -> list[str]:
+    """What natural data is asked for and cannot do or be, one line each. Reads it."""
+    from rnn_lab import corpora
+    from rnn_lab.tasks import of_corpus
+
+    task = config.task
+    for key, value in (("task.length_range", task.length_range), ("eval.lengths", config.eval.lengths)):
+        if value is not None:
+            return [f"{key}={_shown(value)}: not with task={task.name}, whose task.length is where gradients end"]
+    if task.name == "music" and not corpora.chorales.installed():
+        return ["task=music: music21, which has the scores, is not installed; pip install '.[music]'"]
+    source = f"task.path={_shown(task.path)}" if task.name == "characters" else "task=music"
+    try:
+        few = of_corpus(task.name, task.path, task.length, task.ahead).few(config.training.batch_size)
+    except corpora.CorpusError as error:
+        return [f"{source}: {error}"]
+    sizes = f"task.length={task.length}, task.ahead={task.ahead} and training.batch_size={config.training.batch_size}"
+    return [f"{source}: too short for {sizes}: {few}"] if few else []
+
+
 def without_kernel(config: Config) -> str | None:
     """The key and value, if any, for which there is no fused kernel; the reference in PyTorch trains everything."""
     training = config.training
@@ -379,6 +407,7 @@ def _without_effect(config: Config) -> set[str]:
         "clip.percentile": config.clip.name != "autoclip",
         "regularizer.name": config.regularizer.name == "none",  # left out where off: what came later renames no old run
         "regularizer.alpha": config.regularizer.name == "none",
+        "regularizer.decay": config.regularizer.name == "none" or config.regularizer.decay == "none",
         **{f"flossing.{f.name}": config.flossing.name == "none" for f in fields(Flossing)},
         "optimizer.momentum": config.optimizer.name != "momentum",
         "optimizer.decay": config.optimizer.name != "rmsprop",
@@ -400,12 +429,14 @@ def _without_effect(config: Config) -> set[str]:
         "init.scale": init.std is not None,
         "init.input_scale": init.input_std is not None,
         "init.output_scale": init.output_std is not None,
-        "eval.sequences": config.eval.every is None,
+        "eval.sequences": config.eval.every is None or config.task.name in CORPUS_TASKS,
         "eval.lengths": config.eval.every is None or config.eval.lengths is None,
         "task.length": config.task.length_range is not None,
         "task.length_range": config.task.length_range is None,
         "task.positions": config.task.name not in RECALL_TASKS,
         "task.values": config.task.name not in RECALL_TASKS,
+        "task.path": config.task.name != "characters" or config.task.path is None,
+        "task.ahead": config.task.name not in CORPUS_TASKS or config.task.ahead == 1,
     }
     return ignored | {key for key, without_effect in rules.items() if without_effect}
 

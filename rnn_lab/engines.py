@@ -21,6 +21,8 @@ class Engine(Protocol):
     """Objective, gradients and measurements of R runs."""
 
     grads: Parameters  # what the clip sees: of the objective and, where it is on, of alpha Omega
+    alpha: Tensor | None  # (R,), of Omega; None: off. May be replaced between two calls
+    carried: list[Tensor]  # the states that the next mini-batch begins with, (R, ...) each; none if it begins with 0
 
     def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
         """The objective (R,) and the outputs of the last L steps (R, L, batch, outputs); fills `grads`. measure: `measured` will follow."""
@@ -47,15 +49,18 @@ class Reference:
         truncation: int | None = None,
     ):
         self.grads, self._full = theta.like(), theta.like()  # full: dE/dtheta of full BPTT, where measured
-        self._theta, self._net, self._batches, self._alpha, self._truncation = theta, net, batches, alpha, truncation
+        self._theta, self._net, self._batches, self.alpha, self._truncation = theta, net, batches, alpha, truncation
         T, batch, keep = batches.task.steps, batches.batch_size, alpha is not None
         self._buffers = bptt.Buffers(theta, net.cell, T, batch, keep_dE_dh=keep)
+        self.carried = self._buffers.last_states if batches.task.carries_state else []
         self._adjoints: bptt.ScaledAdjoints | None = None
         self._omega: Tensor | None = None
 
     def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
         theta, net, buffers, grads = self._theta, self._net, self._buffers, self.grads
         (self._x, y), buffers.late = self._batches.tensors(), self._batches.late
+        if self.carried:
+            buffers.carry()
         o = bptt.forward(theta, self._x, net, buffers)
         loss, self._dE_do = bptt.objective(o, y, net, buffers.late)
         self._adjoints = self._backward_scaled() if measure else None
@@ -65,8 +70,8 @@ class Reference:
             grads.flat.copy_(self._full.flat)
         else:
             bptt.backward(theta, self._x, self._dE_do, net, buffers, grads)
-        if self._alpha is not None and isinstance(net.cell, Elman):
-            self._omega = regularizers.add_omega_gradient_(theta, net.cell, buffers, self._alpha, grads)
+        if self.alpha is not None and isinstance(net.cell, Elman):
+            self._omega = regularizers.add_omega_gradient_(theta, net.cell, buffers, self.alpha, grads)
         return loss, o
 
     def _backward_scaled(self) -> bptt.ScaledAdjoints:
@@ -99,14 +104,20 @@ class Fused:
     def __init__(self, theta: Parameters, net: bptt.Net, batches: MiniBatches, alpha: Tensor | None = None):
         from rnn_lab.kernels.engine import Program  # imports Numba, half a second
 
-        self._program = Program(theta, net, batches.task.steps, batches.batch_size)
+        carries = batches.task.carries_state
+        self._program = Program(theta, net, batches.task.steps, batches.batch_size, carries=carries)
         self.grads, self._net, self._batches, self._measured = self._program.grads, net, batches, False
-        self._theta = theta
-        self._alpha = None if alpha is None else alpha.double().numpy()
+        self._theta, self.alpha, self.carried = theta, alpha, self._program.last_states
 
     def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
+        if self.carried:
+            self._program.carry()
+        return self._computed(measure)
+
+    def _computed(self, measure: bool) -> tuple[Tensor, Tensor]:
         batches, self._measured = self._batches, measure
-        return self._program(batches.x, batches.y, batches.k, measure, *self._own_lengths(), self._alpha)
+        alpha = None if self.alpha is None else self.alpha.double().numpy()
+        return self._program(batches.x, batches.y, batches.k, measure, *self._own_lengths(), alpha)
 
     def _own_lengths(self) -> tuple[NDArray | None, NDArray | None]:
         """The steps that each run sits out, and its weight of one E_t."""
@@ -118,12 +129,14 @@ class Fused:
 
     def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         if not self._measured:
-            self.gradients(measure=True)  # changes nothing but what is measured
+            self._computed(measure=True)  # changes nothing but what is measured
         scalars, omega = {"dE_dh/slope": probes.slope(self._program.curve())}, self._program.omega()
         return scalars | ({} if omega is None else {"omega": omega}), self._program.timesteps()
 
     def contributions(self, lag: int) -> tuple[dict[str, Tensor], Tensor]:
         reference = Reference(self._theta, self._net, self._batches)  # costs little beside what it is to do
+        for own, states in zip(reference.carried, self._program.first_states, strict=True):
+            own.copy_(states)
         reference.gradients(measure=True)
         return reference.contributions(lag)
 

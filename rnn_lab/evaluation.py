@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rnn_lab import bptt, vectorize
 from rnn_lab.config import Config
 from rnn_lab.parameters import Parameters
-from rnn_lab.tasks import Task
+from rnn_lab.tasks import Streams, Task
+from rnn_lab.tasks.streams import STREAMS
 
 BATCH = 100
 
@@ -17,7 +20,13 @@ BATCH = 100
 def evaluations(
     theta: Parameters, net: bptt.Net, task: Task, roots: list[np.random.SeedSequence], step: int, config: Config
 ) -> dict[str, Tensor]:
-    """eval/loss, eval/error on the task that is trained on, and eval/loss_L<k>, eval/error_L<k> at each length k of eval.lengths."""
+    """eval/loss, eval/error on the task that is trained on, and eval/loss_L<k>, eval/error_L<k> at each length k of eval.lengths.
+
+    Of natural data: of the whole validation part, and test/loss, test/error of the whole test part.
+    """
+    if isinstance(task, Streams):
+        parts = {"eval": task.corpus.valid, "test": task.corpus.test}
+        return {f"{part}/{key}": v for part, data in parts.items() for key, v in whole(theta, net, task, data).items()}
     rngs = [vectorize.evaluation_rng(root, step) for root in roots]
     found = evaluation(theta, net, task, rngs, config.eval.sequences)
     scalars = {f"eval/{name}": v for name, v in found.items()}
@@ -46,3 +55,20 @@ def evaluation(
         loss += E[..., :count].double().sum((-2, -1)) * net.weight(1, batches.late)
         wrong += task.wrong(o, y, batches.late)[..., :count].sum(-1)
     return {"loss": loss / sequences, "error": wrong / sequences}
+
+
+def whole(theta: Parameters, net: bptt.Net, task: Streams, part: NDArray) -> dict[str, Tensor]:
+    """Loss and error on a whole part of a corpus, read as `Streams` says: the mean over its steps (times T with task.reduction=sum)."""
+    buffers, runs = bptt.Buffers(theta, net.cell, task.steps, STREAMS), theta.flat.shape[:-1]
+    (loss, wrong), steps = torch.zeros(2, *runs, dtype=torch.float64, device=theta.flat.device), 0
+    for x, y, count in task.chunks(part):
+        x, y = (torch.from_numpy(z).to(theta.flat.device) for z in (x, y))
+        x = (F.one_hot(x.long(), task.inputs) if task.symbols else x).to(theta.flat.dtype)
+        y = (y if task.symbols else y.to(theta.flat.dtype)).expand(*runs, *y.shape)
+        buffers.carry()
+        o = bptt.forward(theta, x.expand(*runs, *x.shape), net, buffers)
+        E, _ = bptt.losses(o, y, net)
+        loss += E[..., :count, :].double().sum((-2, -1))
+        wrong += task.wrong_steps(o, y)[..., :count, :].sum((-2, -1))
+        steps += count * STREAMS
+    return {"loss": loss / steps * (net.weight(1) * task.steps), "error": wrong / steps}

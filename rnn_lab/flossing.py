@@ -81,7 +81,7 @@ def floss(
     """
     first, device, T = configs[0].flossing, str(theta.flat.device), task.steps
     rngs = [vectorize.flossing_rng(c.seed, step) for c in configs]
-    batches = vectorize.MiniBatches(task, rngs, SEQUENCES, theta.flat.dtype, device)
+    batches = vectorize.mini_batches(task, rngs, SEQUENCES, theta.flat.dtype, device)
 
     def draw() -> tuple[Tensor, Tensor | None]:
         x = batches.draw()[0][..., -first.window :, :, :]

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -29,3 +30,11 @@ def squared_error(o: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """E_t = sum over outputs of (o_t - y_t)^2 and dE_t/do_t = 2 (o_t - y_t). o, y: (..., outputs)."""
     residual = o - y
     return residual.square().sum(-1), 2 * residual
+
+
+def bernoulli_cross_entropy(o: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """E_t = sum over outputs of -y log p - (1 - y) log(1 - p), p = sigmoid(o_t), and dE_t/do_t = p - y. o, y (0 or 1): (..., outputs).
+
+    -y log p - (1 - y) log(1 - p) = -log sigmoid(-o) - y o, which no large |o| overflows.
+    """
+    return -(F.logsigmoid(-o) + y * o).sum(-1), torch.sigmoid(o) - y

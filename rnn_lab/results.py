@@ -25,6 +25,8 @@ METRICS = (
     "train/error",
     "eval/loss",
     "eval/error",
+    "test/loss",
+    "test/error",
     "grad/norm",
     "grad/norm_clipped",
     "grad/clipped",
@@ -294,7 +296,7 @@ def _tail(path: str, info: dict[str, Any]) -> dict[str, Any]:
         | {key: info.get(key) for key in ("name", "command", "error", "started", "finished")}
         | {key: info.get(key) for key in ("seconds", "cpu_seconds", "program_runs")}
         | {"resumed": len(info.get("resumed") or [])}
-        | _leaves({key: info.get(key) or {} for key in ("git", "versions")})
+        | _leaves({key: info.get(key) or {} for key in ("git", "versions", "data")})
     )
 
 

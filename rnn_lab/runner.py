@@ -23,6 +23,7 @@ from rnn_lab.recording.descriptors import room
 from rnn_lab.recording.journal import note_run
 from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.store import DESCRIPTORS, SHAPE, Locked, StoreSink
+from rnn_lab.tasks import Streams
 from rnn_lab.training import Snapshot, Training, timestep_series
 from rnn_lab.vectorize import make_task
 
@@ -52,6 +53,7 @@ class Job:
             "layers": self.config.model.layers,
             "T": task.steps,
             "baseline": task.baseline_of(self.config.task.reduction)._asdict(),
+            **({"data": task.corpus.about} if isinstance(task, Streams) else {}),
             **self.provenance,
         }
 

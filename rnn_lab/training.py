@@ -17,6 +17,7 @@ from rnn_lab import bptt, cells, clipping, flossing, optimizers, predictions, pr
 from rnn_lab.config import Config
 from rnn_lab.engines import engine_for
 from rnn_lab.evaluation import evaluations
+from rnn_lab.tasks import Streams
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -75,7 +76,7 @@ class Training:
         init_rngs, data_rngs, eval_roots = zip(*(vectorize.streams(c.seed) for c in configs), strict=True)
         self.eval_roots = list(eval_roots)
         self.theta = vectorize.stack_parameters(configs, self.task, list(init_rngs), dtype, device)
-        self.batches = vectorize.MiniBatches(self.task, list(data_rngs), first.training.batch_size, dtype, device)
+        self.batches = vectorize.mini_batches(self.task, list(data_rngs), first.training.batch_size, dtype, device)
 
         def per_run(group: str, key: str) -> Tensor:
             return vectorize.per_run([getattr(getattr(c, group), key) for c in configs], device)
@@ -87,8 +88,8 @@ class Training:
         self.optimizer = optimizers.OPTIMIZERS[first.optimizer.name]
         self.settings = {key: per_run("optimizer", key) for key in self.optimizer.settings}
         self.optimizer_state = self.optimizer.state(self.theta.flat)
-        alpha = per_run("regularizer", "alpha").to(dtype) if first.regularizer.name == "omega" else None
-        self.engine = engine_for(first, self.theta, self.net, self.batches, alpha)
+        self.alpha = per_run("regularizer", "alpha").to(dtype) if first.regularizer.name == "omega" else None
+        self.engine = engine_for(first, self.theta, self.net, self.batches, self.alpha)
         self.before = self.theta.like() if first.probe.smoothness_every else None  # the parameters one update ago
 
         self.step, self.done = 0, False
@@ -109,6 +110,8 @@ class Training:
         record = last or evaluate or smoothness or others or bool(flossed) or _due(training.log_every, step)
 
         self.batches.advance()
+        if self.alpha is not None and self.first.regularizer.decay == "epoch" and isinstance(self.task, Streams):
+            self.engine.alpha = self.alpha / self.task.epoch(step, training.batch_size)
         loss, o = self.engine.gradients(measure=record)
         g = self.engine.grads.flat
         applied, clipped = self.clip(g, self.theta.flat, self.clip_settings)
@@ -221,6 +224,7 @@ class Training:
             *self.optimizer_state,
             self.times_clipped,
             *([] if self.before is None else [self.before.flat]),
+            *self.engine.carried,
         ]
 
     def state(self) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from rnn_lab.cells import GRU, LSTM, Cell, Elman, Leaky, Own
 from rnn_lab.config import Config, static_key
 from rnn_lab.config import Task as TaskConfig
 from rnn_lab.parameters import Parameters
-from rnn_lab.tasks import TASKS, Task
+from rnn_lab.tasks import OF_CORPORA, TASKS, Streams, Task, of_corpus
 
 BLOCK = 16  # mini-batches drawn at a time; a constant, so that a run's draws do not depend on the program it is in
 
@@ -26,7 +26,9 @@ Rng = np.random.Generator
 
 
 def make_task(config: TaskConfig) -> Task:
-    """The task that a config describes, of a fixed length or of a length range."""
+    """The task that a config describes, of a fixed length or of a length range. Raises CorpusError."""
+    if config.name in OF_CORPORA:
+        return of_corpus(config.name, config.path, config.length, config.ahead)
     kind = TASKS[config.name]
     shortest, longest = config.length_range or (config.length, config.length)
     return kind(shortest, longest, **{option: getattr(config, option) for option in kind.options})
@@ -75,7 +77,7 @@ def bytes_per_run(config: Config) -> int:
     """
     task, model, number = make_task(config.task), config.model, 4 if config.training.dtype == "float32" else 8
     steps, gates = task.steps * config.training.batch_size, cells.kind(model.name).gates
-    inputs = 1 if task.inputs > 2 else task.inputs * number  # symbols are bytes
+    inputs = 1 if task.symbols else task.inputs * number  # symbols are bytes
     return steps * ((3 + 8 * gates) * number * model.hidden * model.layers + BLOCK * inputs)
 
 
@@ -189,10 +191,14 @@ class MiniBatches:
         self._states = [dict(rng.bit_generator.state) for rng in self._rngs]
         drawn = []
         for run, rng in enumerate(self._rngs):
-            lengths = self.task.lengths(rng, BLOCK)
-            self._late[run] = 0 if lengths is None else self.task.steps - lengths
-            drawn.append([self._as_numbers(z) for z in self.task.draw(rng, BLOCK, self.batch_size, lengths)])
+            drawn.append([self._as_numbers(z) for z in self._block(run, rng)])
         self.x, self.y = (np.stack(z) for z in zip(*drawn, strict=True))
+
+    def _block(self, run: int, rng: Rng) -> tuple[NDArray, NDArray]:
+        """x and y of a run's next BLOCK mini-batches."""
+        lengths = self.task.lengths(rng, BLOCK)
+        self._late[run] = 0 if lengths is None else self.task.steps - lengths
+        return self.task.draw(rng, BLOCK, self.batch_size, lengths)
 
     def _as_numbers(self, z: NDArray) -> NDArray:
         return z.astype(self._numbers, copy=False) if z.dtype.kind == "f" else z
@@ -221,9 +227,28 @@ class MiniBatches:
         """Goes (back) to where `drawn` mini-batches have been drawn; the next one is the one that followed then."""
         for rng, state in zip(self._rngs, states, strict=True):
             rng.bit_generator.state = state
+        self.drawn = drawn
         if drawn:
             self._draw_block()
-        self.drawn = drawn
+
+
+class Chunks(MiniBatches):
+    """Of a task that carries its state: each mini-batch goes on where the run's last one stopped. All that is drawn is the beginning."""
+
+    def __init__(self, task: Streams, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str):
+        super().__init__(task, rngs, batch_size, dtype, device)
+        self._streams, self._starts = task, [task.start(rng) for rng in rngs]
+
+    def _block(self, run: int, rng: Rng) -> tuple[NDArray, NDArray]:
+        first = (self.drawn - 1) // BLOCK * BLOCK
+        return self._streams.read(self._starts[run], first, BLOCK, self.batch_size)
+
+
+def mini_batches(task: Task, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str) -> MiniBatches:
+    """What a task is trained on."""
+    if isinstance(task, Streams):
+        return Chunks(task, rngs, batch_size, dtype, device)
+    return MiniBatches(task, rngs, batch_size, dtype, device)
 
 
 def per_run(values: list[float], device: str) -> Tensor:

@@ -7,8 +7,8 @@ from commands import SMALL, TINY, TRAIN, end, start, train
 
 from rnn_lab import results
 
-TASKS = ["addition", "copying", "memorization", "memorization_20bit", "multiplication", "random_permutation"]
-TASKS += ["temporal_order", "temporal_order_3bit"]
+TASKS = ["addition", "characters", "copying", "memorization", "memorization_20bit", "multiplication", "music"]
+TASKS += ["random_permutation", "temporal_order", "temporal_order_3bit"]
 KEY, SECRET = "planted0" * 5, "hunter2-" * 3
 
 MISTAKES = {
@@ -16,6 +16,8 @@ MISTAKES = {
     "+nonsense=2": "nonsense: no such key",
     "task=nope": "task=nope: must be one of " + ", ".join(TASKS),
     "task.length=3": "task.length=3: temporal_order needs at least 10",
+    "task.ahead=0": "task.ahead=0: must be a whole number >= 1",
+    "regularizer.decay=epoch": "regularizer.decay=epoch: temporal_order has no epochs; use task=characters or music",
     "training.batch_size=0": "training.batch_size=0: must be a whole number >= 1",
     "model=rnn": "model=rnn: must be one of elman, gru, leaky, lstm",
     "model.leak=0": "model.leak=0.0: must be a number > 0 and <= 1",
@@ -57,6 +59,10 @@ MORE_MISTAKES = {  # a command, and what each of its lines says
         "seed=x: must be a whole number from 0 to 2^63 - 1",
         "optimizer.lr=nan: must be a finite number >= 0",
     ],
+    "task=characters task.path=nowhere.txt": ["task.path=nowhere.txt: No such file or directory"],
+    "-m task=characters task.path=.": ["task.path=.: Is a directory"],
+    "task=characters eval.lengths=[300]": ["eval.lengths=[300]: not with task=characters"],
+    "task=characters training.batch_size=9999": ["task.path=null: too short for task.length=200, task.ahead=1"],
     "-m sweep=a,b": ["sweep=a,b: a sweep has one name"],
     "-m init.scale=interval(0,1)": ["init.scale=interval(0,1): give the values"],
     "-m seed=range(1,0)": ["seed=range(1,0): "],

@@ -11,8 +11,8 @@ from rnn_lab.complaints import complaint
 from rnn_lab.config import ConfigError, typed
 from rnn_lab.recording.store import Locked
 
-TASKS = ["addition", "copying", "memorization", "memorization_20bit", "multiplication", "random_permutation"]
-TASKS += ["temporal_order", "temporal_order_3bit"]
+TASKS = ["addition", "characters", "copying", "memorization", "memorization_20bit", "multiplication", "music"]
+TASKS += ["random_permutation", "temporal_order", "temporal_order_3bit"]
 CONF = Path(__file__).resolve().parents[1] / "conf"
 
 

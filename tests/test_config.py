@@ -129,7 +129,11 @@ def test_options_are_the_contracts(key, allowed):
 # -------------------- conf/
 
 
-RECIPES = {"copying", "memorization_20bit"}  # option files that hold the sizes of a recipe besides its name
+RECIPES = {  # option files that hold the sizes of a recipe besides its name
+    "copying": {"positions", "values"},
+    "memorization_20bit": {"positions", "values"},
+    "characters": {"length"},
+}
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -145,7 +149,7 @@ def test_a_group_file_only_names_its_option(group):
     for file in (CONF / group).glob("*.yaml"):
         content = OmegaConf.to_container(OmegaConf.load(file))
         if file.stem in RECIPES:
-            assert set(content) == {"name", "positions", "values"}
+            assert set(content) == {"name"} | RECIPES[file.stem]
         else:
             assert content == {"name": file.stem}
 
@@ -226,6 +230,7 @@ OTHER = {  # another legal value of each key, and what must stand beside it for 
     "clip.percentile": (20.0, {"clip__name": "autoclip"}),
     "regularizer.name": "omega",
     "regularizer.alpha": (2.0, {"regularizer__name": "omega"}),
+    "regularizer.decay": ("epoch", {"regularizer__name": "omega", "task__name": "characters"}),
     "flossing.name": "before",
     "flossing.steps": (10, {"flossing__name": "before"}),
     "flossing.exponents": (3, {"flossing__name": "before"}),
@@ -243,6 +248,8 @@ OTHER = {  # another legal value of each key, and what must stand beside it for 
     "task.length_range": [50, 60],
     "task.positions": (6, {"task__name": "memorization"}),
     "task.values": (3, {"task__name": "memorization"}),
+    "task.path": ("a.txt", {"task__name": "characters"}),
+    "task.ahead": (5, {"task__name": "characters"}),
     "training.updates": 1001,
     "training.batch_size": 21,
     "training.log_every": 11,
@@ -287,6 +294,9 @@ WITHOUT_EFFECT = {
     "clip.factor": (0.02, {"clip__name": "norm"}),
     "clip.percentile": (20.0, {"clip__name": "agc"}),
     "regularizer.alpha": (2.0, {"regularizer__name": "none"}),
+    "regularizer.decay": ("epoch", {"regularizer__name": "none", "task__name": "characters"}),
+    "task.path": ("a.txt", {"task__name": "music"}),
+    "task.ahead": (5, {"task__name": "temporal_order"}),
     "flossing.steps": (10, {"flossing__name": "none"}),
     "flossing.exponents": (3, {"flossing__name": "none"}),
     "flossing.window": (20, {"flossing__name": "none"}),
@@ -394,6 +404,9 @@ def test_programs_group_in_order_of_the_first_member_and_hold_max_runs():
         ("task.name", "nope", "temporal_order"),
         ("task.length", 0, ">= 1"),
         ("task.reduction", "max", "mean, sum"),
+        ("task.path", "", "the path of a text file"),
+        ("task.ahead", 0, ">= 1"),
+        ("regularizer.decay", "1/t", "none, epoch"),
         ("model.name", "lstn", "elman, leaky, lstm, gru"),
         ("model.leak", 0.0, "> 0 and <= 1"),
         ("model.leak", 1.1, "> 0 and <= 1"),

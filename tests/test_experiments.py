@@ -10,9 +10,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from rnn_lab import results
+from rnn_lab.corpora import chorales
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
+if not chorales.installed():
+    EXPERIMENTS = [experiment for experiment in EXPERIMENTS if not experiment.stem.startswith("music")]
 
 
 def content(experiment: Path) -> dict[str, Any]:

@@ -8,7 +8,16 @@ import torch
 from oracle import make_config
 
 from rnn_lab.config import RECALL_TASKS, TASK_NAMES, problems
-from rnn_lab.tasks import TASKS, Addition, Copying, Memorization, Multiplication, RandomPermutation, TemporalOrder3Bit
+from rnn_lab.tasks import (
+    OF_CORPORA,
+    TASKS,
+    Addition,
+    Copying,
+    Memorization,
+    Multiplication,
+    RandomPermutation,
+    TemporalOrder3Bit,
+)
 from rnn_lab.vectorize import make_task
 
 A, B = 4, 5
@@ -243,7 +252,7 @@ def test_a_number_is_wrong_if_its_squared_error_is_over_04(runs):
     assert (Addition(10).wrong(o, y) == expected).all()
 
 
-@pytest.mark.parametrize("name", TASK_NAMES)
+@pytest.mark.parametrize("name", TASKS)
 def test_lengths_too_short_are_refused_in_one_line(name):
     shortest = TASKS[name].shortest
     assert problems(make_config({"task.name": name, "task.length": shortest})) == []
@@ -256,11 +265,11 @@ def test_lengths_too_short_are_refused_in_one_line(name):
 
 
 def test_the_config_knows_every_task():
-    assert set(TASK_NAMES) == set(TASKS)
+    assert set(TASK_NAMES) == {*TASKS, *OF_CORPORA}
     assert set(RECALL_TASKS) == {name for name, task in TASKS.items() if task.options}
 
 
-@pytest.mark.parametrize("name", TASK_NAMES)
+@pytest.mark.parametrize("name", TASKS)
 def test_sizes_and_a_length_range(name):
     """Shapes, and with a range true lengths of every L in it, at every one of which the recipe holds at the end of the program's steps."""
     task = TASKS[name](10, 14)
@@ -287,7 +296,7 @@ def test_sizes_and_a_length_range(name):
 def test_a_fixed_length_draws_what_it_always_drew():
     """`lengths` leaves the stream alone where there is nothing to draw."""
     a, b = rng(), rng()
-    for name in TASK_NAMES:
+    for name in TASKS:
         if name not in ("addition", "multiplication"):
             assert TASKS[name](20).lengths(a, 16) is None
     assert a.random() == b.random()

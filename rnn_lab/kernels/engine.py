@@ -18,8 +18,9 @@ from rnn_lab.bptt import Net
 from rnn_lab.cells import CELLS, Elman
 from rnn_lab.kernels import cells
 from rnn_lab.kernels.functions import PHI
+from rnn_lab.kernels.heads import CLASSES, KEYS, NUMBERS
 from rnn_lab.kernels.memory import Memory, new_memory, shape_of
-from rnn_lab.kernels.program import Data, PerRun, Results, program
+from rnn_lab.kernels.program import Carried, Data, PerRun, Results, program
 from rnn_lab.kernels.series import SERIES
 from rnn_lab.parameters import Parameters
 
@@ -29,6 +30,12 @@ _UNGATED = (
 )
 _GATED = tuple("gates/saturation" if name == "phi_prime/mean" else name for name in _UNGATED)
 NAMES = {"elman": _UNGATED, "leaky": _UNGATED, "lstm": (*_GATED, "dE_dc/log10_norm"), "gru": _GATED}
+
+LOSSES = {
+    losses.softmax_cross_entropy: CLASSES,
+    losses.squared_error: NUMBERS,
+    losses.bernoulli_cross_entropy: KEYS,
+}
 
 
 class _Compiling(Listener):
@@ -53,9 +60,13 @@ class Program:
     nothing spins while the loop does other things, a thread that is held up holds up no other, and a process that forks later is safe, as
     under OpenMP it is not.
     Memory: memory.new_memory for each thread, however many runs.
+    carries: mini-batches begin with `first_states`, not with 0, and leave `last_states`: of each layer h, then an LSTM's c,
+    (R, batch, hidden).
     """
 
-    def __init__(self, theta: Parameters, net: Net, T: int, batch: int, threads: int | None = None):
+    def __init__(
+        self, theta: Parameters, net: Net, T: int, batch: int, threads: int | None = None, carries: bool = False
+    ):
         R, hidden, outputs = theta.flat.shape[0], theta.V.shape[-2], theta.V.shape[-1]
         inputs, layers = theta.layers[0].U.shape[-2], len(theta.layers)
         cell = next(name for name, kind in CELLS.items() if type(net.cell) is kind)
@@ -67,7 +78,7 @@ class Program:
         flat, dtype = theta.flat.numpy(), theta.flat.numpy().dtype
         slots = [slot for layer in theta.layers for slot in layer] + [theta.V, theta.c]
         at = np.array([slot.storage_offset() - theta.flat.storage_offset() for slot in slots])
-        self._names, self._classes = NAMES[cell], net.loss is losses.softmax_cross_entropy
+        self._names, self._loss = NAMES[cell], LOSSES[net.loss]
         self._no_symbols, self._no_numbers = np.zeros((R, 0, 0, 0), np.uint8), np.zeros((R, 0, 0, 0, 0), dtype)
         self._no_labels, self._no_targets = np.zeros((R, 0, 0, 0), np.int64), np.zeros((R, 0, 0, 0, 0), dtype)
         self._per_run = PerRun(np.zeros(R, np.int64), np.full(R, net.weight(batch)), np.zeros(R), leak)
@@ -76,10 +87,19 @@ class Program:
         )
         shape = shape_of(layers, T, net.loss_steps, batch, inputs, hidden, outputs)
         self._net = kind, phi, shape, flat, self.grads.flat.numpy(), at
+        states = np.zeros((2, R, layers if carries else 0, kind.states, batch, shape.width), dtype)
+        self._carried = Carried(*states)
+        self.first_states, self.last_states = (
+            [block[..., :hidden] for block in of.flatten(1, 2).unbind(1)] for of in torch.from_numpy(states)
+        )
         used = min(R, threads or numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
         self._memory = [new_memory(kind, shape, dtype) for _ in range(used)]
         self._chunk = max(1, R // (4 * used))  # runs that a thread takes at a time
         self._pool = ThreadPoolExecutor(used - 1) if used > 1 else None
+
+    def carry(self) -> None:
+        """The next mini-batch begins with the last one's `last_states`."""
+        self._carried.before[:] = self._carried.after
 
     def __call__(
         self,
@@ -100,13 +120,13 @@ class Program:
         """
         R, x, y = len(x), np.ascontiguousarray(x), np.ascontiguousarray(y)
         given = (x, self._no_numbers) if x.ndim == 4 else (self._no_symbols, x)
-        wanted = (y, self._no_targets) if self._classes else (self._no_labels, y)
+        wanted = (y, self._no_targets) if self._loss == CLASSES else (self._no_labels, y)
         never, plain, no_omega, leak = self._per_run
         per_run = PerRun(
             *(never if late is None else late, plain if weight is None else weight),
             *(no_omega if alpha is None else alpha, leak),
         )
-        arguments = (*self._net, k, Data(*given, *wanted), per_run, measure)
+        arguments = (*self._net, k, Data(*given, *wanted, self._loss), self._carried, per_run, measure)
         if self._pool is None:
             program(0, R, *arguments, self._memory[0], self._results)
         else:

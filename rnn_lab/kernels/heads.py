@@ -11,6 +11,8 @@ import math
 from rnn_lab.kernels.tiles import number, pointer, product
 from rnn_lab.kernels.vectors import add, fill, inner, times
 
+NUMBERS, CLASSES, KEYS = LOSSES = range(3)  # squared error, softmax cross entropy, Bernoulli cross entropy
+
 
 @inner
 def softmax_cross_entropy(o, y, classes, d):
@@ -39,6 +41,17 @@ def squared_error(o, y, outputs, d):
 
 
 @inner
+def bernoulli_cross_entropy(o, y, outputs, d):
+    """The sum of log(1 + e^o) - y o of one example, and dE_t/do_t = 1 / (1 + e^-o) - y."""
+    total = 0.0
+    for c in range(outputs):
+        e = math.exp(-abs(o[c]))
+        total += math.log1p(e) + (o[c] if o[c] > 0 else 0.0) - y[c] * o[c]
+        d[c] = number(d, 1 / (1 + e) if o[c] > 0 else e / (1 + e)) - y[c]
+    return total
+
+
+@inner
 def outputs(shape, h, V, c, padded_o, o):
     """o_t = h_t V + c of the last L steps, h: of these; `o` without padding."""
     rows, wide = shape.L * shape.batch, shape.wide
@@ -51,14 +64,16 @@ def outputs(shape, h, V, c, padded_o, o):
 
 
 @inner
-def objective(shape, o, labels, targets, classes, weight, late, dE_do):
-    """The objective and its gradient at the outputs: cross entropy or squared error. Steps that a run sits out carry no loss."""
+def objective(shape, o, labels, targets, loss, weight, late, dE_do):
+    """The objective and its gradient at the outputs; loss: one of LOSSES. Steps that a run sits out carry no loss."""
     E, first, wide = 0.0, max(0, late - (shape.T - shape.L)) * shape.batch, shape.wide
     fill(dE_do, 0, first * wide)
     for n in range(first, shape.L * shape.batch):
         own, d = pointer(o, n * wide), pointer(dE_do, n * wide)
-        if classes:
+        if loss == CLASSES:
             E += softmax_cross_entropy(own, labels[n], shape.outputs, d)
+        elif loss == KEYS:
+            E += bernoulli_cross_entropy(own, pointer(targets, n * shape.outputs), shape.outputs, d)
         else:
             E += squared_error(own, pointer(targets, n * shape.outputs), shape.outputs, d)
     times(dE_do, weight, shape.L * shape.batch * wide)

@@ -20,13 +20,14 @@ from rnn_lab.kernels.vectors import add, copy, fill, inner, padded, unpadded
 
 class Data(NamedTuple):
     """Blocks of mini-batches, (R, blocks, ...): symbols (T, batch) or numbers (T, batch, inputs); labels (L, batch) or targets
-    (L, batch, outputs). Of each pair one is empty.
+    (L, batch, outputs). Of each pair one is empty. loss: one of heads.LOSSES.
     """
 
     symbols: NDArray
     numbers: NDArray
     labels: NDArray
     targets: NDArray
+    loss: int
 
 
 class PerRun(NamedTuple):
@@ -46,6 +47,17 @@ class Results(NamedTuple):
     series: NDArray
     curve: NDArray
     omega: NDArray
+
+
+class Carried(NamedTuple):
+    """States that mini-batches begin and end with, (R, layers, states, batch, width), h before c; both empty where they begin with 0.
+
+    For one layer of one run: pointers, and whether they are `on`.
+    """
+
+    before: Any
+    after: Any
+    on: Any = True
 
 
 class Inputs(NamedTuple):
@@ -68,7 +80,7 @@ def inputs_of(layer, shape, symbols, one_hot, numbers, h):
 
 
 @inner
-def forward(cell, phi, leak, late, shape, theta, at, layer, inputs, m):
+def forward(cell, phi, leak, late, shape, theta, at, layer, inputs, carried, m):
     """One layer's states."""
     width, hidden, sequence = shape.width, shape.hidden, (shape.T + 1) * shape.batch * shape.width
     N = cell.gates * width
@@ -81,7 +93,9 @@ def forward(cell, phi, leak, late, shape, theta, at, layer, inputs, m):
             add(m.bias, pointer(m.U, symbol * N), N)
     h, c = pointer(m.h, layer * sequence), pointer(m.c, layer * sequence)
     gates = pointer(m.gates, layer * sequence * cell.blocks)
-    recursion.states(cell, phi, leak, late, shape, inputs, m.U, m.bias, m.W, gates, h, c)
+    skip = layer * cell.states * shape.batch * width
+    own = Carried(pointer(carried.before, skip), pointer(carried.after, skip), carried.on)
+    recursion.states(cell, phi, leak, late, shape, inputs, m.U, m.bias, m.W, gates, h, c, own)
 
 
 @inner
@@ -129,20 +143,19 @@ def add_omega_gradient(total, shape, factor, dW):
 
 
 @inner
-def run(cell, phi, leak, late, weight, alpha, shape, theta, grad, at, data, measure, m, results):
-    """One run: returns its objective and Omega. data: symbols, one_hot, numbers, labels, targets, classes; results: o, series, curve."""
-    symbols, one_hot, numbers, labels, targets, classes = data
+def run(cell, phi, leak, late, weight, alpha, shape, theta, grad, at, data, carried, measure, m, results):
+    """One run: returns its objective and Omega. data: symbols, one_hot, numbers, labels, targets, loss; results: o, series, curve."""
+    symbols, one_hot, numbers, labels, targets, loss = data
     o, series, curve = results
     for layer in range(shape.layers):
-        forward(
-            cell, phi, leak, late, shape, theta, at, layer, inputs_of(layer, shape, symbols, one_hot, numbers, m.h), m
-        )
+        inputs = inputs_of(layer, shape, symbols, one_hot, numbers, m.h)
+        forward(cell, phi, leak, late, shape, theta, at, layer, inputs, carried, m)
     size, last = shape.batch * shape.width, shape.layers * (shape.T + 1) - shape.L
     h, V, c = pointer(m.h, last * size), pointer(theta, at[3 * shape.layers]), pointer(theta, at[3 * shape.layers + 1])
     padded(V, shape.hidden, shape.outputs, 1, 0, False, m.V, shape.wide)
     padded(V, shape.hidden, shape.outputs, 1, 0, True, m.VT, shape.width)
     heads.outputs(shape, h, m.V, c, m.o, o)
-    objective = heads.objective(shape, m.o, labels, targets, classes, weight, late, m.dE_do)
+    objective = heads.objective(shape, m.o, labels, targets, loss, weight, late, m.dE_do)
     dV, dc = pointer(grad, at[3 * shape.layers]), pointer(grad, at[3 * shape.layers + 1])
     heads.output_gradients(shape, h, m.dE_do, m.VT, m.dV, dV, dc, m.given)
     fill(m.given_e, 0, shape.L * shape.batch)
@@ -157,21 +170,22 @@ def run(cell, phi, leak, late, weight, alpha, shape, theta, grad, at, data, meas
 
 def _program(sources: int):
     @nb.njit(cache=True, nogil=True, **JIT)
-    def program(start, stop, cell, phi, shape, theta, grads, at, k, data, per_run, measure, work, results):
+    def program(start, stop, cell, phi, shape, theta, grads, at, k, data, carried, per_run, measure, work, results):
         """Runs start..stop of a program, one after another, on mini-batch k of their blocks. Several threads may do this at once, each
         with memory (`work`) of its own. theta, grads (R, P); at: where U W b ... V c begin.
         """
         _ = sources  # a closure's variables are part of its cache's key
-        one_hot, classes, m = data.symbols.size > 0, data.labels.size > 0, pointers(work)
+        one_hot, m = data.symbols.size > 0, pointers(work)
         for r in range(start, stop):
             of_run = (
                 pointer(data.symbols[r, k], 0), one_hot, pointer(data.numbers[r, k], 0),
-                pointer(data.labels[r, k], 0), pointer(data.targets[r, k], 0), classes,
+                pointer(data.labels[r, k], 0), pointer(data.targets[r, k], 0), data.loss,
             )  # fmt: skip
+            states = Carried(pointer(carried.before[r], 0), pointer(carried.after[r], 0), carried.before.size > 0)
             into = pointer(results.o[r], 0), pointer(results.series[r], 0), pointer(results.curve[r], 0)
             results.objective[r], results.omega[r] = run(
                 cell, phi, per_run.leak[r], per_run.late[r], per_run.weight[r], per_run.alpha[r], shape,
-                pointer(theta[r], 0), pointer(grads[r], 0), pointer(at, 0), of_run, measure, m, into,
+                pointer(theta[r], 0), pointer(grads[r], 0), pointer(at, 0), of_run, states, measure, m, into,
             )  # fmt: skip
 
     return program

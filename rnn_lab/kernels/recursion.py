@@ -21,13 +21,17 @@ TINY = 1e-20  # regularizers.TINY
 
 
 @inner
-def states(cell, phi, leak, late, shape, inputs, U, bias, W, gates, h, c):
-    """h_t for all t."""
+def states(cell, phi, leak, late, shape, inputs, U, bias, W, gates, h, c, carried):
+    """h_t for all t, from 0; or from `carried.before`, and the last one to `carried.after`: h, then c, (batch, width) each."""
     batch, width, size = shape.batch, shape.width, shape.batch * shape.width
     row, N = cell.blocks * width, cell.gates * width
     fill(h, 0, (late + 1) * size)
     if cell.states > 1:
         fill(c, 0, (late + 1) * size)
+    if carried.on:
+        copy(carried.before, h, size)
+        if cell.states > 1:
+            copy(pointer(carried.before, size), c, size)
     for t in range(late + 1, shape.T + 1):
         z = pointer(gates, t * batch * row)
         for n in range(batch):
@@ -41,6 +45,10 @@ def states(cell, phi, leak, late, shape, inputs, U, bias, W, gates, h, c):
         before, own = pointer(h, (t - 1) * size), pointer(z, cell.first_W * width)
         product(before, width, 1, W, N, own, row, batch, N, shape.hidden, True)
         cells.forward(cell, phi, leak, z, pointer(h, t * size), pointer(c, t * size), batch, width)
+    if carried.on:
+        copy(pointer(h, shape.T * size), carried.after, size)
+        if cell.states > 1:
+            copy(pointer(c, shape.T * size), pointer(carried.after, size), size)
 
 
 @inner

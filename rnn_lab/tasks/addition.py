@@ -28,6 +28,7 @@ class Addition(Task):
     """
 
     shortest = 10
+    symbols = False
     inputs, outputs = 2, 1
     loss = staticmethod(squared_error)
     baseline = Baseline(loss=1 / 24, error=0.36, smallest_error=0.36)

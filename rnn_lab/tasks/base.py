@@ -33,6 +33,10 @@ class Task(ABC):
     shortest: ClassVar[int]  # smallest length that the recipe allows
     options: ClassVar[tuple[str, ...]] = ()  # further keys of the config group that the constructor takes
     solved_below: ClassVar[float] = 0.01  # an error below it counts as solved
+    symbols: ClassVar[bool] = True  # inputs are one-hot
+    carries_state: ClassVar[bool] = (
+        False  # a mini-batch begins with the state that the one before it ended with; see Streams
+    )
     inputs: int
     outputs: int
     loss_steps: int = 1
@@ -76,8 +80,8 @@ class Task(ABC):
         x, y = self.draw(rng, batches, batch_size, lengths)
         return (np.eye(self.inputs, dtype=np.uint8)[x] if x.dtype == np.uint8 else x), y
 
-    def baseline_of(self, reduction: str) -> Baseline:
-        """The baseline with its loss reduced over the steps like the objective: "mean" or "sum"."""
+    def baseline_of(self, reduction: str) -> Any:
+        """The baseline, or a tuple with its fields and more, with losses reduced over the steps like the objective: "mean" or "sum"."""
         return self.baseline
 
     def wrong(self, o: Tensor, y: Tensor, late: Tensor | None = None) -> Tensor:

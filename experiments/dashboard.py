@@ -65,7 +65,7 @@ def workspace(loaded: Results, entity: str) -> Any:
     T = int(runs["T"].max())
 
     def line(title: str, *names: str, baseline: str | None = None, **how: Any) -> Any:
-        keys = [KEYS.get(name, name) for name in names if name in measured or name not in results.METRICS]
+        keys: Any = [KEYS.get(name, name) for name in names if name in measured or name not in results.METRICS]
         levels = sorted(set(runs[baseline].dropna())) if keys and baseline in runs else []
         constants = [f"0 * ${{{keys[0]}}} + {level:.6g}" for level in levels]
         return wr.LinePlot(title=title, y=keys, custom_expressions=constants or None, **how)
@@ -92,7 +92,8 @@ def workspace(loaded: Results, entity: str) -> Any:
         line("Error, and the trivial baseline", "train/error", "eval/error", baseline="baseline/error"),
     ]
     parallel = wr.ParallelCoordinatesPlot(
-        title=", ".join(swept), columns=[wr.ParallelCoordinatesPlotColumn(column) for column in columns]
+        title=", ".join(swept),
+        columns=[wr.ParallelCoordinatesPlotColumn(c) for c in columns],  # pyright: ignore[reportPrivateImportUsage]
     )
     named = {"Gradient through time": flow, "Clipping": clipping, "Learning": learning, "What was swept": [parallel]}
     return ws.Workspace(

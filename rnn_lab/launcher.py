@@ -275,7 +275,7 @@ class SuspendedJob(threading.Thread):
         self._composed, self._hydra_context = composed, hydra_context
         self._paused, self._resumed = threading.Event(), threading.Event()
         self._reached, self._failure = False, "ended before it began"
-        self._hydra_config: DictConfig | None = None  # what Hydra's callbacks ask for, while this job is at work
+        self._hydra_config: Any = None  # what Hydra's callbacks ask for, while this job is at work
         self._returned: JobReturn | None = None
         self.outcome: Outcome | None = None
 

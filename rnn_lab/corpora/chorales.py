@@ -85,7 +85,7 @@ def _parsed() -> dict[str, NDArray]:
 
     files = sorted(Path(str(file)) for file in corpus.getComposer("bach"))
     scores = ((file.stem, converter.parse(file, forceSource=True)) for file in files if re.match(r"bwv\d", file.stem))
-    return {name: roll(score) for name, score in scores if len(score.parts) == PARTS}
+    return {name: roll(score) for name, score in scores if len(score.parts) == PARTS}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _keep(file: Path, names: NDArray, lengths: NDArray, rolls: NDArray) -> None:

@@ -119,7 +119,7 @@ def _check(
     for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
         start = end
         try:
-            end += size * int(row.get("T", info["T"]))
+            end += size * int(row.get("T") or info["T"])
             if end > len(blocks):
                 row.pop(checked.KEY, None)
             else:

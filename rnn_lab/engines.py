@@ -3,15 +3,16 @@
 An engine works on the mini-batch at hand of `batches`, at the parameters `theta`, which it reads anew each time.
 """
 
+from functools import cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnn_lab import bptt, probes, regularizers
+from rnn_lab import bptt, kernels, probes, regularizers
 from rnn_lab.cells import Elman
-from rnn_lab.config import Config
+from rnn_lab.config import Config, without_kernel
 from rnn_lab.parameters import Parameters
 from rnn_lab.vectorize import MiniBatches
 
@@ -128,7 +129,15 @@ class Fused:
 
 
 def engine_for(config: Config, theta: Parameters, net: bptt.Net, batches: MiniBatches, alpha: Tensor | None) -> Engine:
-    """The engine that training.kernel names."""
-    if config.training.kernel == "numba":
-        return Fused(theta, net, batches, alpha)
-    return Reference(theta, net, batches, alpha, config.training.truncation)
+    """The engine that training.kernel names; for auto the kernel, where there is one."""
+    kernel, lacking = config.training.kernel, without_kernel(config)
+    if kernel == "reference" or lacking is not None:
+        if kernel == "auto":
+            _say_once(f"training.kernel=auto: there is no kernel for {lacking}; the reference trains it")
+        return Reference(theta, net, batches, alpha, config.training.truncation)
+    return Fused(theta, net, batches, alpha)
+
+
+@cache
+def _say_once(line: str) -> None:
+    kernels.say(line)

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +54,16 @@ def train(*overrides: str, cwd: Path) -> dict[str, Any]:
 
 
 def multiply(sweep: Path, runs: int) -> None:
-    """Copies of the sweep's runs under seeds that it has not, until there are so many."""
-    given = sorted(sweep.glob("*/run.json"))
+    """Copies of the sweep's runs under seeds that it has not, until there are so many; the files that stay the same are hard links."""
+    given = [(file.parent, read_run(file.parent) or {}) for file in sorted(sweep.glob("*/run.json"))]
+    configs = [from_container(record["config"]) for _, record in given]
     for seed in range(len(given), runs):
-        source = given[seed % len(given)].parent
-        record: dict[str, Any] = read_run(source) or {}
-        config = from_container(record["config"] | {"seed": seed})
+        source, record = given[seed % len(given)]
+        config = replace(configs[seed % len(given)], seed=seed)
         copy = sweep / run_id(config)
-        shutil.copytree(source, copy)
-        name = record["name"].replace(record["run_id"], run_id(config))
-        write_json(copy / "run.json", record | {"config": container(config), "run_id": run_id(config), "name": name})
+        shutil.copytree(source, copy, copy_function=os.link)
+        name = record["name"].replace(record["run_id"], copy.name)
+        write_json(copy / "run.json", record | {"config": container(config), "run_id": copy.name, "name": name})
 
 
 def of_a_sweep(folder: Path, runs: int, trained: int) -> dict[str, Any]:

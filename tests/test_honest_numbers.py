@@ -121,6 +121,7 @@ def test_what_the_machine_did_to_a_run_is_no_reason_to_begin_again(tmp_path, mon
             "training.batch_size": 3,
             "training.updates": 30,
             "training.log_every": 1,
+            "tracker.name": "none",
         }
     )
     job, undisturbed = (Job(config, tmp_path / name, {"git": CLEAN}) for name in ("job", "undisturbed"))

@@ -386,6 +386,16 @@ def test_frozen_processes_delay_neither_rows_nor_the_end(tmp_path: Path, frozen)
     assert_whole(sweep, 3)
 
 
+def test_runs_for_which_there_was_no_time_at_all_are_told(tmp_path: Path) -> None:
+    """The mirror has not even imported wandb."""
+    code = "wandb._mirror = wandb.Mirror(0.0)\nrecord(sweep, 1.0)\nwandb.close()"
+    returned, _, err = ended(trainer(tmp_path / "brief", code))
+    assert returned == 0
+    assert len(err.splitlines()) == 1, err
+    assert "1 runs not recorded" in err
+    assert "wandb_rebuild.py" in err
+
+
 @pytest.mark.slow
 def test_lost_rows_are_told(tmp_path: Path) -> None:
     """A disk that is soon full for wandb, which itself says nothing; our own store is elsewhere."""

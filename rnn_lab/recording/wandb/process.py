@@ -25,10 +25,13 @@ DESCRIPTORS = (
 )
 
 
-def _give_out(mirror: Mirror, patience: float) -> None:
+def _give_out(mirror: Mirror, orders: "queue.SimpleQueue[str | None]", patience: float) -> None:
     """When the time is up: says what is left, and ends everything, whatever hangs."""
     time.sleep(patience)
     left = mirror.unfinished()
+    with contextlib.suppress(queue.Empty):
+        while line := orders.get_nowait():  # nobody has had the time to look at these
+            left.append(Order(**json.loads(line)))
     if left:
         text = f"{len(left)} runs not recorded or not sent {patience:g} s after the end"
         mirror.warn("unfinished", f"{text}; {remedy(left)}")
@@ -58,7 +61,7 @@ def main() -> None:
             orders.put(line)
         orders.put(None)
         if patience < threading.TIMEOUT_MAX:
-            _give_out(mirror, patience)
+            _give_out(mirror, orders, patience)
 
     threading.Thread(target=read, daemon=True).start()
     load()

@@ -104,7 +104,7 @@ def test_a_task_is_solved_once_and_other_lengths_are_tested_there():
     )
     found = tables.pathological_tasks(
         frames(
-            (order | CR, "completed", errors([0.7, 0.005, 0.5], [0.7, 0.0, 0.5])),
+            (order | CR, "completed", errors([0.7, 0.005, 0.004], [0.7, 0.0, 0.5])),
             (order | CR | {"seed": 1}, "completed", errors([0.7, 0.005], [0.7, 0.2])),
             (order | CR | {"seed": 2}, "diverged", errors([0.7], [0.6])),
             (order | CR | {"seed": 3}, "running", errors([0.0], [0.0])),

@@ -146,7 +146,8 @@ def test_who_starts_again_and_keeps_its_rows(killed, status, since):
     """A failed run starts from nothing; a killed one without a checkpoint measures again what it has kept."""
     job, _ = killed
     (job.directory / "checkpoint.pt").unlink()
-    store.write_json(job.directory / "run.json", (store.read_run(job.directory) or {}) | {"status": status})
+    record = (store.read_run(job.directory) or {}) | {"status": status, "goes_on": status != "failed"}
+    store.write_json(job.directory / "run.json", record)
     assert job.beginning() == (None, since)
 
 

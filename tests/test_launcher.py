@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rnn_lab import app, launcher, results
 from rnn_lab.config import run_id, typed
-from rnn_lab.recording.store import lock
+from rnn_lab.recording.store import lock, write_json
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 RECORDED = ("steps.jsonl", "timesteps.f32")
@@ -454,7 +454,7 @@ def test_a_single_run_is_resumed_like_any_other(tmp_path):
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(copied):
     """Beside finished runs: one that failed, and two new ones."""
     failed = next(run for run in runs_of(copied).values() if told(run)["config"]["seed"] == 0)
-    (failed / "run.json").write_text(json.dumps(told(failed) | {"status": "failed"}))
+    write_json(failed / "run.json", told(failed) | {"status": "failed"})
     before = times(copied)
     ended = train(*SWEEP, "seed=0,1,2", "hydra.launcher.max_runs=2", "hydra.launcher.dry_run=true", cwd=copied)
     assert (ended.status, ended.err) == (0, "")

@@ -15,7 +15,7 @@ import numpy as np
 from wandb_server import KEY
 
 from rnn_lab import results
-from rnn_lab.recording import Row, RunInfo, wandb
+from rnn_lab.recording import Row, RunInfo, checked, wandb
 from rnn_lab.recording.store import StoreSink
 
 HERE = Path(__file__).resolve().parent
@@ -153,7 +153,7 @@ def assert_rows_are_the_frames(rows: list[dict[str, Any]], frames: results.Resul
     measured = [json.loads(line) for line in lines]
     for row, (_, expected), own in zip(map(under_our_names, rows), steps.iterrows(), measured, strict=True):
         names = {n for n in row if not n.startswith(("_", "through_time", "dE_dh_at"))}
-        assert names == set(own) - {"step", "T"}
+        assert names == set(own) - {"step", "T", checked.KEY}
         for name in names:
             assert same(float(row[name]), expected[name]), (row["_step"], name)
 

@@ -29,6 +29,7 @@ PARTS = 4
 
 
 def installed() -> bool:
+    """Whether music21 is there; asked without importing it."""
     return importlib.util.find_spec("music21") is not None
 
 

@@ -275,6 +275,7 @@ def test_many_configs_of_wrong_values(options, overrides, mistakes):
 
 @settings(quick, max_examples=2)
 @given(overrides, mistakes, st.booleans())
+@pytest.mark.slow
 def test_the_command_line_refuses_the_same_in_the_same_words(overrides, mistakes, sweeping):
     arguments = [*SMALL, *LAST, *overrides, *mistakes]
     config, lines = looked_at(arguments)

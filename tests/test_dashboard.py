@@ -99,6 +99,7 @@ def test_without_a_key_it_is_written_beside_the_sweep(sweep, tmp_path):
 
 
 @needed
+@pytest.mark.slow
 def test_with_a_key_the_server_gets_the_same(sweep, server, tmp_path):
     assert dashboard(sweep, home=tmp_path).returncode == 0
     ended = dashboard(sweep, home=tmp_path, **server.environment)
@@ -116,6 +117,7 @@ def test_with_a_key_the_server_gets_the_same(sweep, server, tmp_path):
 
 
 @needed
+@pytest.mark.slow
 def test_a_mistake_is_one_line_and_writes_nothing(sweep, server, tmp_path):
     write_run(tmp_path / "t", "b" * 10, config={"tracker": {"project": "theirs"}})
     before = sorted(sweep.rglob("*"))

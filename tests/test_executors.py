@@ -32,6 +32,7 @@ from rnn_lab.runner import Job
 PROCESSES = ["hydra.launcher.engine=processes", "hydra.launcher.workers=2"]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_its_own_program_only(tmp_path):
     """The others end as they would; the table says who killed it; the same command finishes it from its checkpoint."""
     often = [*PROCESSES, "hydra.launcher.checkpoint_seconds=0.1"]

@@ -49,6 +49,7 @@ def test_an_experiment_is_a_short_yaml_with_a_question_and_its_own_sweep(experim
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda p: p.stem)
+@pytest.mark.slow
 def test_the_first_job_trains_two_steps(experiment, tmp_path):
     first = [f"{key}={choices[0]}" for key, choices in sweep_of(experiment).items()]
     overrides = ["training.updates=2", "training.log_every=1", "tracker=none"]

@@ -88,7 +88,8 @@ CASES = [("elman", "tanh", 0.5, 0.2), ("elman", "tanh", 1.0, 0.2), ("elman", "si
 
 
 @pytest.mark.parametrize(
-    ("cell", "phi", "scale", "left"), [*CASES, ("lstm", "tanh", 1.0, 0.6), ("gru", "tanh", 1.0, 0.6)]
+    ("cell", "phi", "scale", "left"),
+    [*CASES, pytest.param("lstm", "tanh", 1.0, 0.6, marks=pytest.mark.slow), ("gru", "tanh", 1.0, 0.6)],
 )
 def test_the_first_exponents_come_nearer_to_zero_whatever_the_seed(cell, phi, scale, left):
     """Five seeds; on sequences never seen, ten times the window long."""

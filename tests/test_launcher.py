@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rnn_lab import app, launcher, results
 from rnn_lab.config import run_id, typed
-from rnn_lab.recording.store import lock, write_json
+from rnn_lab.recording.store import lock, read_run, write_json
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 RECORDED = ("steps.jsonl", "timesteps.f32")
@@ -311,6 +311,7 @@ def statuses_by_updates(cwd: Path) -> list[tuple[int, str]]:
     return sorted(zip(runs["training.updates"], runs["status"], strict=True))
 
 
+@pytest.mark.slow
 def test_a_killed_sweep_is_finished_by_the_same_command(tmp_path):
     """kill -9: what was logged can be read, and in the end the files are those of a sweep that nobody killed."""
     killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
@@ -374,7 +375,7 @@ def finished_as_if_undisturbed(cwd: Path, arguments: list[str]) -> None:
     assert not list((cwd / "runs").rglob("*checkpoint*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR2, marks=pytest.mark.slow)])
 def test_a_terminated_sweep_goes_on_at_the_update_where_it_was(tmp_path, number):
     """The signal waits for the end of the update: nothing is trained twice, and completed runs are not touched."""
     with in_its_second_program(*THREE, cwd=tmp_path) as process:
@@ -419,6 +420,7 @@ def test_a_killed_sweep_goes_on_from_its_last_checkpoints(tmp_path):
         assert f"resume from step {step}" in dry.out
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_not_whole_is_told_and_its_run_starts_from_the_beginning(tmp_path):
     with in_its_second_program(*THREE, cwd=tmp_path) as process:
         process.terminate()
@@ -434,6 +436,7 @@ def test_a_checkpoint_that_is_not_whole_is_told_and_its_run_starts_from_the_begi
     assert sorted(len(told(run)["resumed"]) for run in runs_of(tmp_path).values()) == [0] * 5 + [1]
 
 
+@pytest.mark.slow
 def test_a_single_run_is_resumed_like_any_other(tmp_path):
     alone = [*SMALL, "training.updates=300"]
     with start(*alone, cwd=tmp_path) as process:
@@ -454,7 +457,7 @@ def test_a_single_run_is_resumed_like_any_other(tmp_path):
 def test_a_dry_run_says_what_would_be_done_and_does_nothing(copied):
     """Beside finished runs: one that failed, and two new ones."""
     failed = next(run for run in runs_of(copied).values() if told(run)["config"]["seed"] == 0)
-    write_json(failed / "run.json", told(failed) | {"status": "failed"})
+    write_json(failed / "run.json", (read_run(failed) or {}) | {"status": "failed"})
     before = times(copied)
     ended = train(*SWEEP, "seed=0,1,2", "hydra.launcher.max_runs=2", "hydra.launcher.dry_run=true", cwd=copied)
     assert (ended.status, ended.err) == (0, "")

@@ -100,6 +100,7 @@ def test_a_net_does_not_depend_on_its_neighbours(spectra, tmp_path):
     np.testing.assert_allclose(one["exponent"], same["exponent"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_net_of_a_run_before_and_after_its_training(tmp_path):
     """A linear net's Jacobian is W: its first exponent is ln rho(W), which the run has recorded."""
     net = ["model.activation=linear", "model.hidden=16", "task.length=20", "init.scale=0.9"]

@@ -38,6 +38,7 @@ def own(script: Path, *arguments: str, status: int = 0) -> tuple[str, str]:
     return ended.out, ended.err
 
 
+@pytest.mark.slow
 def test_it_sweeps_beside_ours_and_is_refused_like_ours(script):
     _, err = own(script, "model=nope", status=2)
     assert err == "model=nope: must be one of antisymmetric, elman, gru, leaky, lstm\n"

@@ -80,6 +80,7 @@ def test_one_bit_and_one_row_are_noticed(run, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [run.name]
 
 
+@pytest.mark.slow
 def test_another_seed_is_not_the_same(run, tmp_path):
     info = told(run)
     info["config"]["seed"] = 7

@@ -107,6 +107,7 @@ def online(server: Server, sweep: Path, code: str = RUNS) -> subprocess.Popen:
     return trainer(sweep, code, server.environment)
 
 
+@pytest.mark.slow
 def test_online(server: Server, tmp_path: Path) -> None:
     """Live: the first rows are there while the runs go on."""
     sweep = tmp_path / "main"

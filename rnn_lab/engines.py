@@ -3,14 +3,16 @@
 An engine works on the mini-batch at hand of `batches`, at the parameters `theta`, which it reads anew each time.
 """
 
-from typing import Protocol
+import importlib.util
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnn_lab import bptt, probes, regularizers
-from rnn_lab.cells import Elman
+from rnn_lab import bptt, probes, recurrence, regularizers
+from rnn_lab.cells import Cell, Elman, Own
 from rnn_lab.config import Config
 from rnn_lab.parameters import Parameters
 from rnn_lab.vectorize import MiniBatches
@@ -53,10 +55,14 @@ class Reference:
         self._omega: Tensor | None = None
 
     def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
+        (self._x, self._y), self._buffers.late = self._batches.tensors(), self._batches.late
+        return self._compute(measure)
+
+    def _compute(self, measure: bool) -> tuple[Tensor, Tensor]:
+        """`gradients` of the mini-batch in x, y and late."""
         theta, net, buffers, grads = self._theta, self._net, self._buffers, self.grads
-        (self._x, y), buffers.late = self._batches.tensors(), self._batches.late
         o = bptt.forward(theta, self._x, net, buffers)
-        loss, self._dE_do = bptt.objective(o, y, net, buffers.late)
+        loss, self._dE_do = bptt.objective(o, self._y, net, buffers.late)
         self._adjoints = self._backward_scaled() if measure else None
         if self._truncation is not None:
             bptt.truncated_backward(theta, self._x, self._dE_do, net, buffers, grads, self._truncation)
@@ -90,6 +96,45 @@ class Reference:
     def contributions(self, lag: int) -> tuple[dict[str, Tensor], Tensor]:
         norms, total = probes.contributions(self._x, self._theta, self._dE_do, self._net, self._buffers)
         return probes.contribution_scalars(norms, total, self._full, lag), norms
+
+
+class Captured(Reference):
+    """The reference on a GPU: what an update launches, hundreds of short kernels, is recorded as a CUDA graph and launched as one.
+
+    There is a graph for updates with a row and one for those without, and the same again where some run's sequences are shorter. Each is
+    recorded at its second use; the first runs as it is, which compiles and loads what it needs. No user's own cell, which may do anything.
+    """
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self._graphs: dict[tuple[bool, bool], tuple[torch.cuda.CUDAGraph, dict[str, Any], Any] | None] = {}
+        self._mini_batch: dict[str, Tensor] = {}  # at addresses that stay
+
+    def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
+        x, y = self._batches.tensors()
+        self._x, self._y, self._buffers.late = self._stay("x", x), self._stay("y", y), self._batches.late
+        if self._buffers.late is not None:
+            self._buffers.late = self._stay("late", self._buffers.late)
+        kind = measure, self._buffers.late is None
+        if kind not in self._graphs:
+            self._graphs[kind] = None
+            return self._compute(measure)
+        found = self._graphs[kind] = self._graphs[kind] or self._capture(measure)
+        graph, left, returned = found
+        graph.replay()
+        vars(self).update(left)
+        return returned
+
+    def _stay(self, name: str, given: Tensor) -> Tensor:
+        own = self._mini_batch.setdefault(name, given.clone())
+        return own.copy_(given)
+
+    def _capture(self, measure: bool) -> tuple[torch.cuda.CUDAGraph, dict[str, Any], Any]:
+        """The graph, what `_compute` leaves behind, and what it returns: tensors that every launch fills anew."""
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads draw mini-batches meanwhile
+            returned = self._compute(measure)
+        return graph, {name: vars(self)[name] for name in ("_dE_do", "_adjoints", "_omega")}, returned
 
 
 class Fused:
@@ -131,4 +176,15 @@ def engine_for(config: Config, theta: Parameters, net: bptt.Net, batches: MiniBa
     """The engine that training.kernel names."""
     if config.training.kernel == "numba":
         return Fused(theta, net, batches, alpha)
-    return Reference(theta, net, batches, alpha, config.training.truncation)
+    captured = config.training.kernel == "auto" and theta.flat.is_cuda and not isinstance(net.cell, Own)
+    return (Captured if captured else Reference)(theta, net, batches, alpha, config.training.truncation)
+
+
+def loops_for(config: Config, cell: Cell) -> bptt.Loops:
+    """The loops through time that suit a program best: fused ones on a GPU, where there are any."""
+    training = config.training
+    if training.device == "cpu" or training.kernel == "reference" or importlib.util.find_spec("triton") is None:
+        return recurrence
+    from rnn_lab.kernels import gpu  # imports Triton
+
+    return gpu if gpu.suits(cell, config.model.hidden, training.dtype) else recurrence

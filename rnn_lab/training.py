@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rnn_lab import bptt, cells, clipping, flossing, optimizers, predictions, probes, vectorize
 from rnn_lab.config import Config
-from rnn_lab.engines import engine_for
+from rnn_lab.engines import engine_for, loops_for
 from rnn_lab.evaluation import evaluations
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -71,7 +71,8 @@ class Training:
         dtype, device = DTYPES[first.training.dtype], first.training.device
         self.configs, self.task = configs, vectorize.make_task(first.task)
         cell = vectorize.make_cell(configs, dtype, device)
-        self.net = bptt.Net(cell, self.task.loss, self.task.loss_steps, first.task.reduction)
+        loops = loops_for(first, cell)
+        self.net = bptt.Net(cell, self.task.loss, self.task.loss_steps, first.task.reduction, loops)
         init_rngs, data_rngs, eval_roots = zip(*(vectorize.streams(c.seed) for c in configs), strict=True)
         self.eval_roots = list(eval_roots)
         self.theta = vectorize.stack_parameters(configs, self.task, list(init_rngs), dtype, device)
@@ -92,7 +93,7 @@ class Training:
         self.before = self.theta.like() if first.probe.smoothness_every else None  # the parameters one update ago
 
         self.step, self.done = 0, False
-        self.active = torch.ones(len(configs), dtype=torch.bool, device=device)
+        self.active = torch.ones(len(configs), dtype=torch.bool)  # not on the device: the loop's own decisions
         self.times_clipped, self.since = torch.zeros(len(configs), dtype=torch.float64, device=device), 0
 
     def advance(self) -> Iterator[Snapshot]:
@@ -114,7 +115,7 @@ class Training:
         applied, clipped = self.clip(g, self.theta.flat, self.clip_settings)
         self.times_clipped, self.since = self.times_clipped + clipped, self.since + 1
 
-        finite = torch.isfinite(loss) & torch.isfinite(clipping.norm(g))
+        finite = (torch.isfinite(loss) & torch.isfinite(clipping.norm(g))).cpu()  # the one time an update waits for a GPU
         diverged = self.active & ~finite & (training.updates > 0)
         rows, solved = self.active if record else diverged, torch.zeros_like(diverged)
         if rows.any():  # between two rows: what a run died of
@@ -133,7 +134,7 @@ class Training:
                 shares, pairs = self._contributions()
                 scalars |= shares
             if evaluate and training.stop_when_solved:
-                solved = self.active & ~diverged & (scalars["eval/error"] < self.task.solved_below)
+                solved = self.active & ~diverged & (scalars["eval/error"] < self.task.solved_below).cpu()
             ending = diverged | solved
             if _spectrum_due(step, self.first):
                 scalars |= self._spectrum()
@@ -205,11 +206,11 @@ class Training:
         late = self.batches.late
         return Snapshot(
             self.step,
-            runs.cpu().numpy(),
+            runs.numpy(),
             {name: v.double().cpu().numpy() for name, v in scalars.items()},
             {name: v.float().cpu().numpy() for name, v in timesteps.items()},
-            diverged.cpu().numpy(),
-            solved.cpu().numpy(),
+            diverged.numpy(),
+            solved.numpy(),
             np.zeros(len(runs), np.int64) if late is None else late.cpu().numpy(),
             None if contributions is None else contributions.float().cpu().numpy(),
         )

@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -154,8 +155,18 @@ def stack_parameters(configs: list[Config], task: Task, rngs: list[Rng], dtype: 
     return stacked
 
 
+class Block(NamedTuple):
+    """BLOCK mini-batches of every run.  x, y, late: as in MiniBatches.  states: where the generators stood before.  on_device: x and y."""
+
+    x: NDArray
+    y: NDArray
+    late: NDArray
+    states: list[dict[str, Any]]
+    on_device: tuple[Tensor, Tensor]
+
+
 class MiniBatches:
-    """The runs' mini-batches, each from its own generator, drawn a block at a time.
+    """The runs' mini-batches, each from its own generator, drawn a block at a time; for a GPU the next one while this one is trained on.
 
     x: a block, symbols of one-hot inputs (runs, BLOCK, T, batch) as uint8, or numbers (runs, BLOCK, T, batch, inputs).
     y: its targets (runs, BLOCK, L, batch, ...).  drawn: how many mini-batches there have been.
@@ -169,7 +180,8 @@ class MiniBatches:
         self.task, self.batch_size, self.drawn, self.late = task, batch_size, 0, None
         self._rngs, self._device, self._numbers = rngs, device, torch.zeros((), dtype=dtype).numpy().dtype
         self._states = [dict(rng.bit_generator.state) for rng in rngs]  # at the beginning of the block
-        self._late = np.zeros((len(rngs), BLOCK), np.int64)
+        self._other_thread = None if device == "cpu" else ThreadPoolExecutor(1)
+        self._ahead: Future[Block] | None = None
         self._one_hot = torch.zeros(len(rngs), task.steps, batch_size, task.inputs, dtype=dtype, device=device)
 
     @property
@@ -186,27 +198,33 @@ class MiniBatches:
         self.late = torch.from_numpy(late.copy()).to(self._device) if late.any() else None
 
     def _draw_block(self) -> None:
-        self._states = [dict(rng.bit_generator.state) for rng in self._rngs]
-        drawn = []
+        self.x, self.y, self._late, self._states, self._on_device = self._ahead.result() if self._ahead else self._block()
+        if self._other_thread:
+            self._ahead = self._other_thread.submit(self._block)
+
+    def _block(self) -> Block:
+        states = [dict(rng.bit_generator.state) for rng in self._rngs]
+        drawn, late = [], np.zeros((len(self._rngs), BLOCK), np.int64)
         for run, rng in enumerate(self._rngs):
             lengths = self.task.lengths(rng, BLOCK)
-            self._late[run] = 0 if lengths is None else self.task.steps - lengths
+            late[run] = 0 if lengths is None else self.task.steps - lengths
             drawn.append([self._as_numbers(z) for z in self.task.draw(rng, BLOCK, self.batch_size, lengths)])
-        self.x, self.y = (np.stack(z) for z in zip(*drawn, strict=True))
+        x, y = (np.stack(z) for z in zip(*drawn, strict=True))
+        return Block(x, y, late, states, (torch.from_numpy(x).to(self._device), torch.from_numpy(y).to(self._device)))
 
     def _as_numbers(self, z: NDArray) -> NDArray:
         return z.astype(self._numbers, copy=False) if z.dtype.kind == "f" else z
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """The mini-batch at hand: x (runs, T, batch, inputs), which the next call overwrites, and y (runs, L, batch, ...)."""
-        x = torch.from_numpy(self.x[:, self.k]).to(self._device)
+        x = self._on_device[0][:, self.k]
         if x.dtype == torch.uint8:
             x = self._one_hot.zero_().scatter_(-1, x.long().unsqueeze(-1), 1)
         return x, self.targets()
 
     def targets(self) -> Tensor:
         """y of the mini-batch at hand, (runs, L, batch, ...)."""
-        return torch.from_numpy(self.y[:, self.k]).to(self._device)
+        return self._on_device[1][:, self.k]
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """The next mini-batch of every run, as `tensors` gives it."""
@@ -219,6 +237,9 @@ class MiniBatches:
 
     def restore(self, states: list[dict[str, Any]], drawn: int) -> None:
         """Goes (back) to where `drawn` mini-batches have been drawn; the next one is the one that followed then."""
+        if self._ahead:
+            self._ahead.result()
+            self._ahead = None
         for rng, state in zip(self._rngs, states, strict=True):
             rng.bit_generator.state = state
         if drawn:

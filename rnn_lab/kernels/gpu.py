@@ -1,0 +1,251 @@
+"""The loops of an Elman layer on a GPU (Triton): those of `recurrence` again, each one launch instead of several for every step of time.
+
+A program is one run and ROWS of its examples; W stays on the chip while time passes, and nothing but the states and the deltas, which later
+products read, goes to memory. Float32; products are of float32's precision (see PRECISION). No run sees another, so a run's numbers are
+bitwise the same alone and in any program.
+"""
+
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+# (What stands in a kernel is Triton's language, not Python.)
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from rnn_lab import recurrence
+from rnn_lab.activations import ACTIVATIONS
+from rnn_lab.cells import Cell, Elman
+from rnn_lab.parameters import Layer
+from rnn_lab.recurrence import Trace, runs_first
+from rnn_lab.scaled import Scaled
+
+ROWS, WIDEST, WARPS = 16, 128, 4  # examples of a program; units of a layer; warps of a program
+PRECISION = "tf32x3"  # three products of the tensor cores for one: relative error 2^-22 or so
+SIGMOID, TANH, RELU, LINEAR = (tl.constexpr(number) for number in range(4))
+PHI = {"sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "linear": LINEAR}
+NOTHING = tl.constexpr(-(2**30))  # the exponent of a zero vector
+
+
+def suits(cell: Cell, hidden: int, dtype: str) -> bool:
+    """Whether these loops are for such a net."""
+    return type(cell) is Elman and hidden <= WIDEST and dtype == "float32"
+
+
+@triton.jit
+def _tanh(a):
+    """Where |a| < .55 from a polynomial (least squares; within 1.3 units in the last place), else 1 - 2 / (1 + exp |2 a|)."""
+    square, size = a * a, tl.abs(a)
+    series = ((0.0164108146 * square - 0.0526556037) * square + 0.1332042218) * square - 0.3333292902
+    far = 1 - 2 / (1 + tl.exp(2 * size))
+    return tl.where(size < 0.55, a + a * (square * series), tl.where(a < 0, -far, far))
+
+
+@triton.jit
+def _sigmoid(a):
+    """1 / (1 + exp(-a)); the product -a log2 e is carried in two parts, for exp's relative error grows with its argument."""
+    x = -a
+    high = x * 1.44269504
+    low = tl.fma(x, 1.44269504, -high) + x * 1.9259629e-8
+    near = tl.where(tl.abs(high) < 200, low * 0.693147181, 0.0)
+    return 1 / (1 + tl.exp2(high) * (1 + near))
+
+
+@triton.jit
+def _phi(a, PHI: tl.constexpr):
+    if PHI == SIGMOID:
+        return _sigmoid(a)
+    if PHI == TANH:
+        return _tanh(a)
+    if PHI == RELU:
+        return tl.where(a < 0, 0.0, a)
+    return a
+
+
+@triton.jit
+def _times_prime(d, h, PHI: tl.constexpr):
+    """phi'(a) d, from h = phi(a)."""
+    if PHI == SIGMOID:
+        return d * (h * (1 - h))
+    if PHI == TANH:
+        return d * (1 - h * h)
+    if PHI == RELU:
+        return tl.where(h <= 0, 0.0, d)
+    return d
+
+
+@triton.jit
+def _matrix(W, hidden, run_size, TRANSPOSED: tl.constexpr, COLUMNS: tl.constexpr):
+    """The run's W, or its transposed, zeros around it."""
+    k, j = tl.arange(0, COLUMNS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    place = j * hidden + k if TRANSPOSED else k * hidden + j
+    return tl.load(W + tl.program_id(0).to(tl.int64) * run_size + place, mask=(k < hidden) & (j < hidden), other=0.0)
+
+
+@triton.jit
+def _examples(batch, hidden, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Of this program: its rows, where each of its vectors stands in (batch, hidden), and which of these places there are."""
+    n, j = tl.program_id(1) * ROWS + tl.arange(0, ROWS), tl.arange(0, COLUMNS)[None, :]
+    return n, n[:, None] * hidden + j, (n[:, None] < batch) & (j < hidden)
+
+
+@triton.jit
+def _forward(
+    h, W, late, T, batch, hidden, h_run, W_run,
+    PHI: tl.constexpr, LATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """h_t = phi(z_t + h_{t-1} W), t = 1..T, in the place of z_t. h: (runs, T + 1, batch, hidden)."""
+    run = tl.program_id(0).to(tl.int64)
+    n, place, inside = _examples(batch, hidden, ROWS, COLUMNS)
+    w = _matrix(W, hidden, W_run, False, COLUMNS)
+    first = tl.load(late + run) if LATE else 0
+    at = h + run * h_run + batch * hidden + place
+    state, z = tl.zeros((ROWS, COLUMNS), tl.float32), tl.load(at, mask=inside, other=0.0)
+    for t in range(T):
+        coming = tl.load(at + batch * hidden, mask=inside & (t + 1 < T), other=0.0)
+        state = _phi(tl.dot(state, w, z, input_precision=PRECISION), PHI)
+        state = tl.where(inside & (t >= first), state, 0.0)
+        tl.store(at, state, mask=inside)
+        at += batch * hidden
+        z = coming
+
+
+@triton.jit
+def _backward(
+    given, h, W, late, dE_dh, delta, T, L, batch, hidden, h_run, W_run, d_run, d_step,
+    PHI: tl.constexpr, LATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
+    KEEP: tl.constexpr,
+):  # fmt: skip
+    """dE/dh_t = given_t + delta_{t+1} W^T and delta_t = phi'(a_t) dE/dh_t, t = T..1. given: (runs, L, batch, hidden), the last L steps.
+
+    h: (runs, T + 1, ...).  dE_dh: (runs, T + 1, ...) with strides of its own, filled from t = 1 on if it is to be kept.  delta: (runs, T, ...).
+    """
+    run = tl.program_id(0).to(tl.int64)
+    n, place, inside = _examples(batch, hidden, ROWS, COLUMNS)
+    w = _matrix(W, hidden, W_run, True, COLUMNS)
+    first, size = tl.load(late + run) if LATE else 0, batch * hidden
+    at, to = h + run * h_run + T * size + place, delta + (run * T + T - 1) * size + place
+    keep, given_at = dE_dh + run * d_run + T * d_step + place, given + (run * L + L - 1) * size + place
+    d, state = tl.zeros((ROWS, COLUMNS), tl.float32), tl.load(at, mask=inside, other=0.0)
+    for back in range(T):
+        at -= size
+        coming = tl.load(at, mask=inside, other=0.0)  # h_0 at last
+        if back < L:
+            d += tl.load(given_at, mask=inside, other=0.0)
+            given_at -= size
+        d = tl.where(inside & (T - 1 - back >= first), d, 0.0)
+        if KEEP:
+            tl.store(keep, d, mask=inside)
+            keep -= d_step
+        d = _times_prime(d, state, PHI)
+        tl.store(to, d, mask=inside)
+        to -= size
+        d = tl.dot(d, w, input_precision=PRECISION)
+        state = coming
+
+
+@triton.jit
+def _two_to(k):
+    return ((k + 127) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _scale(d, k):
+    """d 2^k, row by row (scaled.ldexp_)."""
+    last = tl.minimum(tl.maximum(k, -126), 127)
+    rest = tl.minimum(tl.maximum(k - last, -126), 127)
+    return d * _two_to(rest)[:, None] * _two_to(last)[:, None]
+
+
+@triton.jit
+def _normalise(d, e):
+    """scaled.normalise_: d's rows end in [1, 4), what they lost is in e."""
+    largest = tl.max(tl.abs(d), axis=1)
+    k = tl.minimum(tl.maximum((largest.to(tl.int32, bitcast=True) >> 23) - 127, -126), 126)
+    return d * _two_to(-k)[:, None], e + k
+
+
+@triton.jit
+def _add(d, e, g, g_e):
+    """scaled.add_: the smaller is shifted to the larger's exponent; a zero vector has no say in it."""
+    own = tl.where(tl.max((d != 0).to(tl.int32), axis=1) > 0, e, NOTHING)
+    other = tl.where(tl.max((g != 0).to(tl.int32), axis=1) > 0, g_e, NOTHING)
+    exponent = tl.maximum(own, other)
+    total = _scale(d, e - exponent) + _scale(g, g_e - exponent)
+    return _normalise(total, tl.where(exponent == NOTHING, 0, exponent))
+
+
+@triton.jit
+def _scaled_backward(
+    given, given_e, h, W, late, dE_dh, exponent, delta, T, L, batch, hidden, h_run, W_run,
+    PHI: tl.constexpr, LATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """`_backward` with every vector renormalised at each step. given_e, exponent: (runs, L, batch) and (runs, T, batch), the latter of
+    dE_dh and delta, (runs, T, ...) both."""
+    run = tl.program_id(0).to(tl.int64)
+    n, place, inside = _examples(batch, hidden, ROWS, COLUMNS)
+    w = _matrix(W, hidden, W_run, True, COLUMNS)
+    first, size = tl.load(late + run) if LATE else 0, batch * hidden
+    at, last = h + run * h_run + T * size + place, (run * T + T - 1) * size + place
+    e_at, given_at, given_e_at = (run * T + T - 1) * batch + n, (run * L + L - 1) * size + place, (run * L + L - 1) * batch + n
+    d, e, state = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS,), tl.int32), tl.load(at, mask=inside, other=0.0)
+    for back in range(T):
+        at -= size
+        coming = tl.load(at, mask=inside, other=0.0)
+        d, e = _normalise(d, e)
+        if back < L:
+            g = tl.load(given + given_at, mask=inside, other=0.0)
+            d, e = _add(d, e, g, tl.load(given_e + given_e_at, mask=n < batch, other=0))
+            given_at -= size
+            given_e_at -= batch
+        d = tl.where(inside & (T - 1 - back >= first), d, 0.0)
+        tl.store(dE_dh + last, d, mask=inside)
+        tl.store(exponent + e_at, e, mask=n < batch)
+        d = _times_prime(d, state, PHI)
+        tl.store(delta + last, d, mask=inside)
+        d = tl.dot(d, w, input_precision=PRECISION)
+        last -= size
+        e_at -= batch
+        state = coming
+
+
+def _launch(kernel: triton.JITFunction, cell: Cell, trace: Trace, W: Tensor, late: Tensor | None, *tensors: Tensor | int, **more) -> None:  # noqa: E501
+    """One program for each run and ROWS of its examples. tensors: what stands before and after what all kernels take."""
+    assert isinstance(cell, Elman)
+    runs, batch = trace.steps[0].after[0].shape[:2]
+    phi = next(PHI[name] for name, phi in ACTIVATIONS.items() if phi is cell.phi)
+    settings = {"PHI": phi, "LATE": late is not None, "ROWS": ROWS, "COLUMNS": max(16, triton.next_power_of_2(W.shape[-1]))}
+    kernel[runs, triton.cdiv(batch, ROWS)](*tensors, **settings, PRECISION=PRECISION, num_warps=WARPS, **more)
+
+
+def states(x: Tensor, weights: Layer, cell: Cell, trace: Trace, late: Tensor | None = None) -> None:
+    """recurrence.states."""
+    recurrence.drive(x, weights, trace)
+    W, h = runs_first(weights.W, 2), runs_first(trace.s[0], 3)
+    T, (batch, hidden) = len(trace.steps), h.shape[-2:]
+    _launch(_forward, cell, trace, W, late, h, W, late, T, batch, hidden, h.stride(0), W.stride(0))
+
+
+def deltas(immediate: Tensor, W: Tensor, cell: Cell, trace: Trace, late: Tensor | None = None) -> None:
+    """recurrence.deltas."""
+    given, W, h, d = runs_first(immediate, 3).contiguous(), runs_first(W, 2), runs_first(trace.s[0], 3), trace.dE_ds[0]
+    T, (batch, hidden), d = len(trace.steps), h.shape[-2:], runs_first(d, 3)
+    numbers = T, given.shape[1], batch, hidden, h.stride(0), W.stride(0), d.stride(0), d.stride(1)
+    _launch(_backward, cell, trace, W, late, given, h, W, late, d, trace.delta, *numbers, KEEP=d.stride(1) > 0)
+
+
+def scaled_deltas(
+    immediate: Scaled, W: Tensor, cell: Cell, trace: Trace, late: Tensor | None = None
+) -> tuple[Scaled, Scaled, Scaled]:
+    """recurrence.scaled_deltas."""
+    W, h = runs_first(W, 2), runs_first(trace.s[0], 3)
+    given, given_e = (runs_first(t, n).contiguous() for t, n in ((immediate.mantissa, 3), (immediate.exponent, 2)))
+    dE_dh, delta = torch.empty_like(trace.delta), torch.empty_like(trace.delta)
+    exponent = torch.empty(delta.shape[:-1], dtype=torch.int32, device=delta.device)
+    T, (batch, hidden) = len(trace.steps), h.shape[-2:]
+    numbers = T, given.shape[1], batch, hidden, h.stride(0), W.stride(0)
+    _launch(_scaled_backward, cell, trace, W, late, given, given_e, h, W, late, dE_dh, exponent, delta, *numbers)
+    return Scaled(dE_dh, exponent), Scaled(delta, exponent), Scaled(delta, exponent)
+
+
+gradients = recurrence.gradients

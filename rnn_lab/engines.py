@@ -111,10 +111,10 @@ class Captured(Reference):
         self._mini_batch: dict[str, Tensor] = {}  # at addresses that stay
 
     def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
-        x, y = self._batches.tensors()
-        self._x, self._y, self._buffers.late = self._stay("x", x), self._stay("y", y), self._batches.late
-        if self._buffers.late is not None:
-            self._buffers.late = self._stay("late", self._buffers.late)
+        for name, given in zip(("x", "y", "late"), (*self._batches.at_hand(), self._batches.late), strict=True):
+            if given is not None:
+                self._mini_batch.setdefault(name, given.clone()).copy_(given)
+        self._y, self._buffers.late = self._mini_batch["y"], None if self._batches.late is None else self._mini_batch["late"]
         kind = measure, self._buffers.late is None
         if kind not in self._graphs:
             self._graphs[kind] = None
@@ -125,16 +125,16 @@ class Captured(Reference):
         vars(self).update(left)
         return returned
 
-    def _stay(self, name: str, given: Tensor) -> Tensor:
-        own = self._mini_batch.setdefault(name, given.clone())
-        return own.copy_(given)
+    def _compute(self, measure: bool) -> tuple[Tensor, Tensor]:
+        self._x = self._batches.dense(self._mini_batch["x"])
+        return super()._compute(measure)
 
     def _capture(self, measure: bool) -> tuple[torch.cuda.CUDAGraph, dict[str, Any], Any]:
         """The graph, what `_compute` leaves behind, and what it returns: tensors that every launch fills anew."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads draw mini-batches meanwhile
             returned = self._compute(measure)
-        return graph, {name: vars(self)[name] for name in ("_dE_do", "_adjoints", "_omega")}, returned
+        return graph, {name: vars(self)[name] for name in ("_x", "_dE_do", "_adjoints", "_omega")}, returned
 
 
 class Fused:
@@ -180,11 +180,11 @@ def engine_for(config: Config, theta: Parameters, net: bptt.Net, batches: MiniBa
     return (Captured if captured else Reference)(theta, net, batches, alpha, config.training.truncation)
 
 
-def loops_for(config: Config, cell: Cell) -> bptt.Loops:
+def loops_for(config: Config, cell: Cell, inputs: int) -> bptt.Loops:
     """The loops through time that suit a program best: fused ones on a GPU, where there are any."""
     training = config.training
     if training.device == "cpu" or training.kernel == "reference" or importlib.util.find_spec("triton") is None:
         return recurrence
     from rnn_lab.kernels import gpu  # imports Triton
 
-    return gpu if gpu.suits(cell, config.model.hidden, training.dtype) else recurrence
+    return gpu if gpu.suits(cell, inputs, config.model.hidden, training.dtype) else recurrence

@@ -62,17 +62,12 @@ def _late(late: Tensor | None, T: int) -> tuple[int, Tensor | None]:
     return most, late.reshape(-1, 1, 1)
 
 
-def drive(x: Tensor, weights: Layer, trace: Trace) -> None:
-    """z_t = x_t U + b at all t in one product, into trace.gates."""
-    U, b, z = runs_first(weights.U, 2), runs_first(weights.b, 2), trace.whole.gates
-    z.copy_(b.expand(-1, z.shape[1], -1)).baddbmm_(runs_first(x, 3).flatten(1, 2), U)
-
-
 def states(x: Tensor, weights: Layer, cell: Cell, trace: Trace, late: Tensor | None = None) -> None:
     """Forward pass: s_t from z_t = x_t U + b and s_{t-1}, t = 1..T (deck, "Forward Pass"). Fills trace.s but for s_0, gates and kept."""
     waiting, late = _late(late, len(trace.steps))
-    drive(x, weights, trace)
-    W = runs_first(weights.W, 2)
+    U, W, b = (runs_first(t, 2) for t in weights)
+    z = trace.whole.gates
+    z.copy_(b.expand(-1, z.shape[1], -1)).baddbmm_(runs_first(x, 3).flatten(1, 2), U)
     scratch = torch.empty_like(trace.steps[0].gates, memory_format=torch.contiguous_format)
     for t, at in enumerate(trace.steps):
         cell.forward(at, W, scratch)

@@ -71,12 +71,14 @@ class Training:
         dtype, device = DTYPES[first.training.dtype], first.training.device
         self.configs, self.task = configs, vectorize.make_task(first.task)
         cell = vectorize.make_cell(configs, dtype, device)
-        loops = loops_for(first, cell)
+        loops = loops_for(first, cell, self.task.inputs)
         self.net = bptt.Net(cell, self.task.loss, self.task.loss_steps, first.task.reduction, loops)
         init_rngs, data_rngs, eval_roots = zip(*(vectorize.streams(c.seed) for c in configs), strict=True)
         self.eval_roots = list(eval_roots)
         self.theta = vectorize.stack_parameters(configs, self.task, list(init_rngs), dtype, device)
-        self.batches = vectorize.MiniBatches(self.task, list(data_rngs), first.training.batch_size, dtype, device)
+        self.batches = vectorize.MiniBatches(
+            self.task, list(data_rngs), first.training.batch_size, dtype, device, ahead=True
+        )
 
         def per_run(group: str, key: str) -> Tensor:
             return vectorize.per_run([getattr(getattr(c, group), key) for c in configs], device)
@@ -115,7 +117,7 @@ class Training:
         applied, clipped = self.clip(g, self.theta.flat, self.clip_settings)
         self.times_clipped, self.since = self.times_clipped + clipped, self.since + 1
 
-        finite = (torch.isfinite(loss) & torch.isfinite(clipping.norm(g))).cpu()  # the one time an update waits for a GPU
+        finite = torch.isfinite((loss + clipping.norm(g)).cpu())  # the one time an update waits for a GPU
         diverged = self.active & ~finite & (training.updates > 0)
         rows, solved = self.active if record else diverged, torch.zeros_like(diverged)
         if rows.any():  # between two rows: what a run died of

@@ -15,15 +15,12 @@ from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.cells import GRU, LSTM, Cell, Elman, Leaky, Own
 from rnn_lab.config import Config, static_key
 from rnn_lab.config import Task as TaskConfig
+from rnn_lab.drawing import BLOCK, FEW, Drawers, Recipe, Rng, can_have_processes
 from rnn_lab.parameters import Parameters
 from rnn_lab.tasks import TASKS, Task
 
-BLOCK = 16  # mini-batches drawn at a time; a constant, so that a run's draws do not depend on the program it is in
-
 # Programs of 8 to 128 runs train equally fast (H = 50, B = 20, T = 100); so their size is a matter of memory, and of how many runs wait.
 MOST_RUNS, MEMORY = 32, 512 * 2**20
-
-Rng = np.random.Generator
 
 
 def make_task(config: TaskConfig) -> Task:
@@ -166,8 +163,9 @@ class Block(NamedTuple):
 
 
 class MiniBatches:
-    """The runs' mini-batches, each from its own generator, drawn a block at a time; for a GPU the next one while this one is trained on.
+    """The runs' mini-batches, each from its own generator, drawn a block at a time.
 
+    ahead: for a GPU, the next block while this one is trained on.
     x: a block, symbols of one-hot inputs (runs, BLOCK, T, batch) as uint8, or numbers (runs, BLOCK, T, batch, inputs).
     y: its targets (runs, BLOCK, L, batch, ...).  drawn: how many mini-batches there have been.
     late: how many of the T steps come before each run's own first, (runs,); None: none in any run.
@@ -176,11 +174,14 @@ class MiniBatches:
     x: NDArray
     y: NDArray
 
-    def __init__(self, task: Task, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str):
+    def __init__(
+        self, task: Task, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str, ahead: bool = False
+    ):
         self.task, self.batch_size, self.drawn, self.late = task, batch_size, 0, None
-        self._rngs, self._device, self._numbers = rngs, device, torch.zeros((), dtype=dtype).numpy().dtype
+        self._rngs, self._device = rngs, device
         self._states = [dict(rng.bit_generator.state) for rng in rngs]  # at the beginning of the block
-        self._other_thread = None if device == "cpu" else ThreadPoolExecutor(1)
+        self._drawers: Recipe | Drawers = Recipe(task, batch_size, torch.zeros((), dtype=dtype).numpy().dtype)
+        self._thread = ThreadPoolExecutor(1) if ahead and device != "cpu" else None
         self._ahead: Future[Block] | None = None
         self._one_hot = torch.zeros(len(rngs), task.steps, batch_size, task.inputs, dtype=dtype, device=device)
 
@@ -193,38 +194,40 @@ class MiniBatches:
         """On to every run's next mini-batch."""
         self.drawn += 1
         if self.k == 0:
-            self._draw_block()
+            self._next_block()
         late = self._late[:, self.k]
         self.late = torch.from_numpy(late.copy()).to(self._device) if late.any() else None
 
-    def _draw_block(self) -> None:
-        self.x, self.y, self._late, self._states, self._on_device = self._ahead.result() if self._ahead else self._block()
-        if self._other_thread:
-            self._ahead = self._other_thread.submit(self._block)
+    def _next_block(self) -> None:
+        self.x, self.y, self._late, self._states, self._on_device = self._ahead.result() if self._ahead else self._draw()
+        if self._thread:
+            self._ahead = self._thread.submit(self._draw)
 
-    def _block(self) -> Block:
+    def _draw(self) -> Block:
         states = [dict(rng.bit_generator.state) for rng in self._rngs]
-        drawn, late = [], np.zeros((len(self._rngs), BLOCK), np.int64)
-        for run, rng in enumerate(self._rngs):
-            lengths = self.task.lengths(rng, BLOCK)
-            late[run] = 0 if lengths is None else self.task.steps - lengths
-            drawn.append([self._as_numbers(z) for z in self.task.draw(rng, BLOCK, self.batch_size, lengths)])
-        x, y = (np.stack(z) for z in zip(*drawn, strict=True))
-        return Block(x, y, late, states, (torch.from_numpy(x).to(self._device), torch.from_numpy(y).to(self._device)))
+        x, y, late = drawn = self._drawers.draw_all(self._rngs)
+        on_device = torch.from_numpy(x).to(self._device), torch.from_numpy(y).to(self._device)
+        if self._thread and isinstance(self._drawers, Recipe) and len(self._rngs) >= FEW and can_have_processes():
+            self._drawers = Drawers(self._drawers, drawn)
+        return Block(x, y, late.copy(), states, on_device)
 
-    def _as_numbers(self, z: NDArray) -> NDArray:
-        return z.astype(self._numbers, copy=False) if z.dtype.kind == "f" else z
+    def at_hand(self) -> tuple[Tensor, Tensor]:
+        """x and y of the mini-batch at hand as they were drawn: symbols or numbers, targets (runs, L, batch, ...)."""
+        x, y = self._on_device
+        return x[:, self.k], y[:, self.k]
+
+    def dense(self, x: Tensor) -> Tensor:
+        """x as the net sees it, (runs, T, batch, inputs): symbols one-hot, in memory that the next call overwrites."""
+        return self._one_hot.zero_().scatter_(-1, x.long().unsqueeze(-1), 1) if x.dtype == torch.uint8 else x
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """The mini-batch at hand: x (runs, T, batch, inputs), which the next call overwrites, and y (runs, L, batch, ...)."""
-        x = self._on_device[0][:, self.k]
-        if x.dtype == torch.uint8:
-            x = self._one_hot.zero_().scatter_(-1, x.long().unsqueeze(-1), 1)
-        return x, self.targets()
+        x, y = self.at_hand()
+        return self.dense(x), y
 
     def targets(self) -> Tensor:
         """y of the mini-batch at hand, (runs, L, batch, ...)."""
-        return self._on_device[1][:, self.k]
+        return self.at_hand()[1]
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """The next mini-batch of every run, as `tensors` gives it."""
@@ -243,7 +246,7 @@ class MiniBatches:
         for rng, state in zip(self._rngs, states, strict=True):
             rng.bit_generator.state = state
         if drawn:
-            self._draw_block()
+            self._next_block()
         self.drawn = drawn
 
 

@@ -13,23 +13,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from rnn_lab import recurrence
 from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.cells import Cell, Elman
 from rnn_lab.parameters import Layer
 from rnn_lab.recurrence import Trace, runs_first
 from rnn_lab.scaled import Scaled
 
-ROWS, WIDEST, WARPS = 16, 128, 4  # examples of a program; units of a layer; warps of a program
+ROWS, SUMMED, WARPS = 16, 32, 4  # examples of a program through time; rows that are summed at a time; warps
+WIDEST = 128  # units, and inputs
 PRECISION = "tf32x3"  # three products of the tensor cores for one: relative error 2^-22 or so
 SIGMOID, TANH, RELU, LINEAR = (tl.constexpr(number) for number in range(4))
 PHI = {"sigmoid": SIGMOID, "tanh": TANH, "relu": RELU, "linear": LINEAR}
 NOTHING = tl.constexpr(-(2**30))  # the exponent of a zero vector
 
 
-def suits(cell: Cell, hidden: int, dtype: str) -> bool:
+def suits(cell: Cell, inputs: int, hidden: int, dtype: str) -> bool:
     """Whether these loops are for such a net."""
-    return type(cell) is Elman and hidden <= WIDEST and dtype == "float32"
+    return type(cell) is Elman and max(inputs, hidden) <= WIDEST and dtype == "float32"
 
 
 @triton.jit
@@ -75,11 +75,12 @@ def _times_prime(d, h, PHI: tl.constexpr):
 
 
 @triton.jit
-def _matrix(W, hidden, run_size, TRANSPOSED: tl.constexpr, COLUMNS: tl.constexpr):
-    """The run's W, or its transposed, zeros around it."""
-    k, j = tl.arange(0, COLUMNS)[:, None], tl.arange(0, COLUMNS)[None, :]
-    place = j * hidden + k if TRANSPOSED else k * hidden + j
-    return tl.load(W + tl.program_id(0).to(tl.int64) * run_size + place, mask=(k < hidden) & (j < hidden), other=0.0)
+def _matrix(M, rows, columns, run_size, TRANSPOSED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The run's matrix (rows, columns), or its transposed, with zeros around it."""
+    k, j = tl.arange(0, ROWS)[:, None], tl.arange(0, COLUMNS)[None, :]
+    place = j * columns + k if TRANSPOSED else k * columns + j
+    inside = (k < columns) & (j < rows) if TRANSPOSED else (k < rows) & (j < columns)
+    return tl.load(M + tl.program_id(0).to(tl.int64) * run_size + place, mask=inside, other=0.0)
 
 
 @triton.jit
@@ -91,23 +92,28 @@ def _examples(batch, hidden, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def _forward(
-    h, W, late, T, batch, hidden, h_run, W_run,
-    PHI: tl.constexpr, LATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PRECISION: tl.constexpr,
+    x, U, b, W, h, late, T, batch, inputs, hidden, x_run, run_size, h_run,
+    PHI: tl.constexpr, LATE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, INPUTS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """h_t = phi(z_t + h_{t-1} W), t = 1..T, in the place of z_t. h: (runs, T + 1, batch, hidden)."""
+    """h_t = phi(x_t U + b + h_{t-1} W), t = 1..T. x: (runs, T, batch, inputs), h: (runs, T + 1, batch, hidden)."""
     run = tl.program_id(0).to(tl.int64)
     n, place, inside = _examples(batch, hidden, ROWS, COLUMNS)
-    w = _matrix(W, hidden, W_run, False, COLUMNS)
+    _, x_place, x_inside = _examples(batch, inputs, ROWS, INPUTS)
+    u, w = _matrix(U, inputs, hidden, run_size, False, INPUTS, COLUMNS), _matrix(W, hidden, hidden, run_size, False, COLUMNS, COLUMNS)
+    bias = _matrix(b, 1, hidden, run_size, False, 1, COLUMNS)
     first = tl.load(late + run) if LATE else 0
-    at = h + run * h_run + batch * hidden + place
-    state, z = tl.zeros((ROWS, COLUMNS), tl.float32), tl.load(at, mask=inside, other=0.0)
+    x_at, at = x + run * x_run + x_place, h + run * h_run + batch * hidden + place
+    state, x_t = tl.zeros((ROWS, COLUMNS), tl.float32), tl.load(x_at, mask=x_inside, other=0.0)
     for t in range(T):
-        coming = tl.load(at + batch * hidden, mask=inside & (t + 1 < T), other=0.0)
+        x_at += batch * inputs
+        coming = tl.load(x_at, mask=x_inside & (t + 1 < T), other=0.0)
+        z = tl.dot(x_t, u, bias + tl.zeros((ROWS, COLUMNS), tl.float32), input_precision=PRECISION)
         state = _phi(tl.dot(state, w, z, input_precision=PRECISION), PHI)
         state = tl.where(inside & (t >= first), state, 0.0)
         tl.store(at, state, mask=inside)
         at += batch * hidden
-        z = coming
+        x_t = coming
 
 
 @triton.jit
@@ -122,7 +128,7 @@ def _backward(
     """
     run = tl.program_id(0).to(tl.int64)
     n, place, inside = _examples(batch, hidden, ROWS, COLUMNS)
-    w = _matrix(W, hidden, W_run, True, COLUMNS)
+    w = _matrix(W, hidden, hidden, W_run, True, COLUMNS, COLUMNS)
     first, size = tl.load(late + run) if LATE else 0, batch * hidden
     at, to = h + run * h_run + T * size + place, delta + (run * T + T - 1) * size + place
     keep, given_at = dE_dh + run * d_run + T * d_step + place, given + (run * L + L - 1) * size + place
@@ -184,7 +190,7 @@ def _scaled_backward(
     dE_dh and delta, (runs, T, ...) both."""
     run = tl.program_id(0).to(tl.int64)
     n, place, inside = _examples(batch, hidden, ROWS, COLUMNS)
-    w = _matrix(W, hidden, W_run, True, COLUMNS)
+    w = _matrix(W, hidden, hidden, W_run, True, COLUMNS, COLUMNS)
     first, size = tl.load(late + run) if LATE else 0, batch * hidden
     at, last = h + run * h_run + T * size + place, (run * T + T - 1) * size + place
     e_at, given_at, given_e_at = (run * T + T - 1) * batch + n, (run * L + L - 1) * size + place, (run * L + L - 1) * batch + n
@@ -209,21 +215,51 @@ def _scaled_backward(
         state = coming
 
 
-def _launch(kernel: triton.JITFunction, cell: Cell, trace: Trace, W: Tensor, late: Tensor | None, *tensors: Tensor | int, **more) -> None:  # noqa: E501
-    """One program for each run and ROWS of its examples. tensors: what stands before and after what all kernels take."""
+@triton.jit
+def _sums(
+    x, h, delta, dU, dW, db, rows, inputs, hidden, x_run, h_run, run_size,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, INPUTS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dU = sum of x_t^T delta_t, dW = sum of h_{t-1}^T delta_t, db = sum of delta_t, over rows (t, example). h: from h_0 on."""
+    run, i, j = tl.program_id(0).to(tl.int64), tl.arange(0, INPUTS)[:, None], tl.arange(0, COLUMNS)
+    k = j[:, None]
+    sum_U, sum_W = tl.zeros((INPUTS, COLUMNS), tl.float32), tl.zeros((COLUMNS, COLUMNS), tl.float32)
+    sum_b = tl.zeros((COLUMNS,), tl.float32)
+    for start in range(0, rows, ROWS):
+        n = start + tl.arange(0, ROWS)
+        at = delta + (run * rows + n[:, None]) * hidden + j[None, :]
+        own = tl.load(at, mask=(n[:, None] < rows) & (j[None, :] < hidden), other=0.0)
+        below = tl.load(x + run * x_run + n[None, :] * inputs + i, mask=(n[None, :] < rows) & (i < inputs), other=0.0)
+        before = tl.load(h + run * h_run + n[None, :] * hidden + k, mask=(n[None, :] < rows) & (k < hidden), other=0.0)
+        sum_U = tl.dot(below, own, sum_U, input_precision=PRECISION)
+        sum_W = tl.dot(before, own, sum_W, input_precision=PRECISION)
+        sum_b += tl.sum(own, axis=0)
+    inside = j[None, :] < hidden
+    tl.store(dU + run * run_size + i * hidden + j[None, :], sum_U, mask=(i < inputs) & inside)
+    tl.store(dW + run * run_size + k * hidden + j[None, :], sum_W, mask=(k < hidden) & inside)
+    tl.store(db + run * run_size + j, sum_b, mask=j < hidden)
+
+
+def _width(size: int) -> int:
+    return max(16, triton.next_power_of_2(size))
+
+
+def _launch(kernel: triton.JITFunction, cell: Cell, trace: Trace, late: Tensor | None, *tensors: object, **more: object) -> None:
+    """A kernel through time: one program for each run and ROWS of its examples."""
     assert isinstance(cell, Elman)
-    runs, batch = trace.steps[0].after[0].shape[:2]
+    runs, batch, hidden = trace.steps[0].after[0].shape
     phi = next(PHI[name] for name, phi in ACTIVATIONS.items() if phi is cell.phi)
-    settings = {"PHI": phi, "LATE": late is not None, "ROWS": ROWS, "COLUMNS": max(16, triton.next_power_of_2(W.shape[-1]))}
-    kernel[runs, triton.cdiv(batch, ROWS)](*tensors, **settings, PRECISION=PRECISION, num_warps=WARPS, **more)
+    settings = {"PHI": phi, "LATE": late is not None, "ROWS": ROWS, "COLUMNS": _width(hidden), "PRECISION": PRECISION}
+    kernel[runs, triton.cdiv(batch, ROWS)](*tensors, **settings, num_warps=WARPS, **more)
 
 
 def states(x: Tensor, weights: Layer, cell: Cell, trace: Trace, late: Tensor | None = None) -> None:
     """recurrence.states."""
-    recurrence.drive(x, weights, trace)
-    W, h = runs_first(weights.W, 2), runs_first(trace.s[0], 3)
-    T, (batch, hidden) = len(trace.steps), h.shape[-2:]
-    _launch(_forward, cell, trace, W, late, h, W, late, T, batch, hidden, h.stride(0), W.stride(0))
+    U, W, b = (runs_first(t, 2) for t in weights)
+    x, h = runs_first(x, 3).flatten(1, 2), runs_first(trace.s[0], 3)
+    T, (batch, hidden), inputs = len(trace.steps), h.shape[-2:], U.shape[-2]
+    numbers = T, batch, inputs, hidden, x.stride(0), W.stride(0), h.stride(0)
+    _launch(_forward, cell, trace, late, x, U, b, W, h, late, *numbers, INPUTS=_width(inputs))
 
 
 def deltas(immediate: Tensor, W: Tensor, cell: Cell, trace: Trace, late: Tensor | None = None) -> None:
@@ -231,7 +267,7 @@ def deltas(immediate: Tensor, W: Tensor, cell: Cell, trace: Trace, late: Tensor 
     given, W, h, d = runs_first(immediate, 3).contiguous(), runs_first(W, 2), runs_first(trace.s[0], 3), trace.dE_ds[0]
     T, (batch, hidden), d = len(trace.steps), h.shape[-2:], runs_first(d, 3)
     numbers = T, given.shape[1], batch, hidden, h.stride(0), W.stride(0), d.stride(0), d.stride(1)
-    _launch(_backward, cell, trace, W, late, given, h, W, late, d, trace.delta, *numbers, KEEP=d.stride(1) > 0)
+    _launch(_backward, cell, trace, late, given, h, W, late, d, trace.delta, *numbers, KEEP=d.stride(1) > 0)
 
 
 def scaled_deltas(
@@ -244,8 +280,14 @@ def scaled_deltas(
     exponent = torch.empty(delta.shape[:-1], dtype=torch.int32, device=delta.device)
     T, (batch, hidden) = len(trace.steps), h.shape[-2:]
     numbers = T, given.shape[1], batch, hidden, h.stride(0), W.stride(0)
-    _launch(_scaled_backward, cell, trace, W, late, given, given_e, h, W, late, dE_dh, exponent, delta, *numbers)
+    _launch(_scaled_backward, cell, trace, late, given, given_e, h, W, late, dE_dh, exponent, delta, *numbers)
     return Scaled(dE_dh, exponent), Scaled(delta, exponent), Scaled(delta, exponent)
 
 
-gradients = recurrence.gradients
+def gradients(x: Tensor, W: Tensor, cell: Cell, trace: Trace, grad: Layer) -> None:
+    """recurrence.gradients."""
+    x, (dU, dW, db), h = runs_first(x, 3).flatten(1, 2), (runs_first(t, 2) for t in grad), runs_first(trace.s[0], 3)
+    (inputs, hidden), rows = dU.shape[-2:], x.shape[1]
+    numbers = rows, inputs, hidden, x.stride(0), h.stride(0), dW.stride(0)
+    settings = {"ROWS": SUMMED, "COLUMNS": _width(hidden), "INPUTS": _width(inputs), "PRECISION": PRECISION}
+    _sums[(len(h),)](x, h, trace.delta, dU, dW, db, *numbers, **settings, num_warps=WARPS)

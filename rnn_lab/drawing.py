@@ -23,6 +23,20 @@ FEW = 64  # runs that one process draws for as fast as a GPU trains on them, or 
 Rng = np.random.Generator
 
 
+def packed(rng: Rng) -> NDArray:
+    """The state of a PCG64 generator as six uint64."""
+    state = rng.bit_generator.state
+    numbers = (*divmod(state["state"]["state"], 2**64), *divmod(state["state"]["inc"], 2**64))
+    return np.array([*numbers, state["has_uint32"], state["uinteger"]], np.uint64)
+
+
+def unpacked(state: NDArray) -> dict[str, Any]:
+    """The same as NumPy has it."""
+    high, low, inc_high, inc_low, has_uint32, uinteger = map(int, state)
+    numbers = {"state": high * 2**64 + low, "inc": inc_high * 2**64 + inc_low}
+    return {"bit_generator": "PCG64", "state": numbers, "has_uint32": has_uint32, "uinteger": uinteger}
+
+
 class Recipe(NamedTuple):
     """What is drawn. numbers: the dtype of inputs and targets that are numbers."""
 
@@ -48,21 +62,20 @@ class Recipe(NamedTuple):
 class Drawers:
     """Processes that draw, a share of the runs each, into memory that they share with this one."""
 
-    def __init__(self, recipe: Recipe, like: list[NDArray]):
-        """like: a block of all runs."""
+    def __init__(self, recipe: Recipe, like: list[NDArray], states: NDArray):
+        """like: a block of all runs.  states: of their generators, `packed`."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["rnn_lab.drawing"])
-        shared = [(context.RawArray("b", z.nbytes), z.dtype, z.shape) for z in like]
-        self._block, self._number = _arrays(shared), max(1, len(os.sched_getaffinity(0)) - 2)
-        self._pool = ProcessPoolExecutor(self._number, context, _begin, (recipe, shared))
+        shared = [(context.RawArray("b", z.nbytes), z.dtype, z.shape) for z in (*like, states)]
+        *self._block, self.states = _arrays(shared)
+        self.states[:] = states
+        number = max(1, len(os.sched_getaffinity(0)) - 2)
+        self._shares = np.array_split(np.arange(len(states)), number)
+        self._pool = ProcessPoolExecutor(number, context, _begin, (recipe, shared))
 
-    def draw_all(self, rngs: Sequence[Rng]) -> list[NDArray]:
-        """The next block of every run, in memory that the next call overwrites."""
-        shares = np.array_split(np.arange(len(rngs)), self._number)
-        states = [[rngs[run].bit_generator.state for run in share] for share in shares]
-        for share, after in zip(shares, self._pool.map(_draw, shares, states), strict=True):
-            for run, state in zip(share, after, strict=True):
-                rngs[run].bit_generator.state = state
+    def draw_all(self) -> list[NDArray]:
+        """The next block of every run, in memory that the next call overwrites; `states` go on."""
+        list(self._pool.map(_draw, self._shares))
         return self._block
 
 
@@ -76,16 +89,17 @@ def _arrays(shared: list[tuple[Any, np.dtype, tuple[int, ...]]]) -> list[NDArray
 
 
 class _Own:
-    """Of a process that draws: what, where to, and generators to take on the states of runs."""
+    """Of a process that draws: what, where to, and a generator to take on the states of runs."""
 
     recipe: Recipe
     block: list[NDArray]
-    rngs: list[Rng]
+    states: NDArray
+    rng: Rng
 
 
 def _begin(recipe: Recipe, shared: list[tuple[Any, np.dtype, tuple[int, ...]]]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process of the terminal
-    _Own.recipe, _Own.block, _Own.rngs = recipe, _arrays(shared), []
+    _Own.recipe, _Own.rng, (*_Own.block, _Own.states) = recipe, np.random.default_rng(0), _arrays(shared)
     threading.Thread(target=_end_with_the_other, daemon=True).start()
 
 
@@ -96,12 +110,10 @@ def _end_with_the_other() -> None:
     os._exit(0)
 
 
-def _draw(share: NDArray, states: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Fills the runs' places in the block; the generators' states after that."""
-    while len(_Own.rngs) < len(share):
-        _Own.rngs.append(np.random.default_rng(0))
-    for run, rng, state in zip(share, _Own.rngs, states, strict=False):
-        rng.bit_generator.state = state
-        for place, drawn in zip(_Own.block, _Own.recipe.draw(rng), strict=True):
+def _draw(share: NDArray) -> None:
+    """Fills the runs' places in the block, and moves their states."""
+    for run in share:
+        _Own.rng.bit_generator.state = unpacked(_Own.states[run])
+        for place, drawn in zip(_Own.block, _Own.recipe.draw(_Own.rng), strict=True):
             place[run] = drawn
-    return [rng.bit_generator.state for rng in _Own.rngs[: len(share)]]
+        _Own.states[run] = packed(_Own.rng)

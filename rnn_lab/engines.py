@@ -109,6 +109,7 @@ class Captured(Reference):
         super().__init__(*arguments)
         self._graphs: dict[tuple[bool, bool], tuple[torch.cuda.CUDAGraph, dict[str, Any], Any] | None] = {}
         self._mini_batch: dict[str, Tensor] = {}  # at addresses that stay
+        self._measured: tuple[dict[str, Tensor], dict[str, Tensor]] | None = None
 
     def gradients(self, measure: bool) -> tuple[Tensor, Tensor]:
         for name, given in zip(("x", "y", "late"), (*self._batches.at_hand(), self._batches.late), strict=True):
@@ -125,16 +126,22 @@ class Captured(Reference):
         vars(self).update(left)
         return returned
 
+    def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        return self._measured or super().measured()
+
     def _compute(self, measure: bool) -> tuple[Tensor, Tensor]:
         self._x = self._batches.dense(self._mini_batch["x"])
-        return super()._compute(measure)
+        returned, self._measured = super()._compute(measure), None
+        if measure:
+            self._measured = super().measured()
+        return returned
 
     def _capture(self, measure: bool) -> tuple[torch.cuda.CUDAGraph, dict[str, Any], Any]:
         """The graph, what `_compute` leaves behind, and what it returns: tensors that every launch fills anew."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads draw mini-batches meanwhile
             returned = self._compute(measure)
-        return graph, {name: vars(self)[name] for name in ("_x", "_dE_do", "_adjoints", "_omega")}, returned
+        return graph, {name: vars(self)[name] for name in ("_x", "_dE_do", "_adjoints", "_omega", "_measured")}, returned
 
 
 class Fused:

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.cells import GRU, LSTM, Cell, Elman, Leaky, Own
 from rnn_lab.config import Config, static_key
 from rnn_lab.config import Task as TaskConfig
-from rnn_lab.drawing import BLOCK, FEW, Drawers, Recipe, Rng, can_have_processes
+from rnn_lab.drawing import BLOCK, FEW, Drawers, Recipe, Rng, can_have_processes, packed, unpacked
 from rnn_lab.parameters import Parameters
 from rnn_lab.tasks import TASKS, Task
 
@@ -153,12 +153,12 @@ def stack_parameters(configs: list[Config], task: Task, rngs: list[Rng], dtype: 
 
 
 class Block(NamedTuple):
-    """BLOCK mini-batches of every run.  x, y, late: as in MiniBatches.  states: where the generators stood before.  on_device: x and y."""
+    """BLOCK mini-batches of every run.  x, y, late: as in MiniBatches.  states: where the generators stood before, `packed`.  on_device: x and y."""
 
     x: NDArray
     y: NDArray
     late: NDArray
-    states: list[dict[str, Any]]
+    states: NDArray
     on_device: tuple[Tensor, Tensor]
 
 
@@ -179,8 +179,8 @@ class MiniBatches:
     ):
         self.task, self.batch_size, self.drawn, self.late = task, batch_size, 0, None
         self._rngs, self._device = rngs, device
-        self._states = [dict(rng.bit_generator.state) for rng in rngs]  # at the beginning of the block
-        self._drawers: Recipe | Drawers = Recipe(task, batch_size, torch.zeros((), dtype=dtype).numpy().dtype)
+        self._states, self._drawers = self._here(), cast("Drawers | None", None)  # states: at the beginning of the block
+        self._recipe = Recipe(task, batch_size, torch.zeros((), dtype=dtype).numpy().dtype)
         self._thread = ThreadPoolExecutor(1) if ahead and device != "cpu" else None
         self._ahead: Future[Block] | None = None
         self._one_hot = torch.zeros(len(rngs), task.steps, batch_size, task.inputs, dtype=dtype, device=device)
@@ -204,12 +204,17 @@ class MiniBatches:
             self._ahead = self._thread.submit(self._draw)
 
     def _draw(self) -> Block:
-        states = [dict(rng.bit_generator.state) for rng in self._rngs]
-        x, y, late = drawn = self._drawers.draw_all(self._rngs)
+        if self._drawers:
+            states, (x, y, late) = self._drawers.states.copy(), self._drawers.draw_all()
+        else:
+            states, (x, y, late) = self._here(), self._recipe.draw_all(self._rngs)
+            if self._thread and len(self._rngs) >= FEW and can_have_processes():
+                self._drawers = Drawers(self._recipe, [x, y, late], self._here())
         on_device = torch.from_numpy(x).to(self._device), torch.from_numpy(y).to(self._device)
-        if self._thread and isinstance(self._drawers, Recipe) and len(self._rngs) >= FEW and can_have_processes():
-            self._drawers = Drawers(self._drawers, drawn)
         return Block(x, y, late.copy(), states, on_device)
+
+    def _here(self) -> NDArray:
+        return np.stack([packed(rng) for rng in self._rngs])
 
     def at_hand(self) -> tuple[Tensor, Tensor]:
         """x and y of the mini-batch at hand as they were drawn: symbols or numbers, targets (runs, L, batch, ...)."""
@@ -236,7 +241,7 @@ class MiniBatches:
 
     def state(self) -> list[dict[str, Any]]:
         """Where each run's generator stood when the block at hand began: with `drawn`, all that `restore` needs."""
-        return self._states
+        return [unpacked(state) for state in self._states]
 
     def restore(self, states: list[dict[str, Any]], drawn: int) -> None:
         """Goes (back) to where `drawn` mini-batches have been drawn; the next one is the one that followed then."""
@@ -245,6 +250,8 @@ class MiniBatches:
             self._ahead = None
         for rng, state in zip(self._rngs, states, strict=True):
             rng.bit_generator.state = state
+        if self._drawers:
+            self._drawers.states[:] = self._here()
         if drawn:
             self._next_block()
         self.drawn = drawn

@@ -115,7 +115,10 @@ class Captured(Reference):
         for name, given in zip(("x", "y", "late"), (*self._batches.at_hand(), self._batches.late), strict=True):
             if given is not None:
                 self._mini_batch.setdefault(name, given.clone()).copy_(given)
-        self._y, self._buffers.late = self._mini_batch["y"], None if self._batches.late is None else self._mini_batch["late"]
+        self._y, self._buffers.late = (
+            self._mini_batch["y"],
+            None if self._batches.late is None else self._mini_batch["late"],
+        )
         kind = measure, self._buffers.late is None
         if kind not in self._graphs:
             self._graphs[kind] = None
@@ -141,7 +144,11 @@ class Captured(Reference):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads draw mini-batches meanwhile
             returned = self._compute(measure)
-        return graph, {name: vars(self)[name] for name in ("_x", "_dE_do", "_adjoints", "_omega", "_measured")}, returned
+        return (
+            graph,
+            {name: vars(self)[name] for name in ("_x", "_dE_do", "_adjoints", "_omega", "_measured")},
+            returned,
+        )
 
 
 class Fused:

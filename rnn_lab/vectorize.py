@@ -179,7 +179,10 @@ class MiniBatches:
     ):
         self.task, self.batch_size, self.drawn, self.late = task, batch_size, 0, None
         self._rngs, self._device = rngs, device
-        self._states, self._drawers = self._here(), cast("Drawers | None", None)  # states: at the beginning of the block
+        self._states, self._drawers = (
+            self._here(),
+            cast("Drawers | None", None),
+        )  # states: at the beginning of the block
         self._recipe = Recipe(task, batch_size, torch.zeros((), dtype=dtype).numpy().dtype)
         self._thread = ThreadPoolExecutor(1) if ahead and device != "cpu" else None
         self._ahead: Future[Block] | None = None
@@ -199,7 +202,9 @@ class MiniBatches:
         self.late = torch.from_numpy(late.copy()).to(self._device) if late.any() else None
 
     def _next_block(self) -> None:
-        self.x, self.y, self._late, self._states, self._on_device = self._ahead.result() if self._ahead else self._draw()
+        self.x, self.y, self._late, self._states, self._on_device = (
+            self._ahead.result() if self._ahead else self._draw()
+        )
         if self._thread:
             self._ahead = self._thread.submit(self._draw)
 

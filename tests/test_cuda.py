@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 import torch
 from commands import SMALL, train
-from oracle import make_config, random_parameters
+from oracle import make_config
 
-from rnn_lab import bptt, cells, checkpoints, engines, losses, recurrence, results
+from rnn_lab import cells, checkpoints, engines, recurrence, results
 from rnn_lab.activations import ACTIVATIONS
-from rnn_lab.cells import Elman
 from rnn_lab.config import Config, run_id
 from rnn_lab.training import Snapshot, Training
 
@@ -158,7 +157,15 @@ def test_a_sweep_is_recorded_as_on_a_cpu(tmp_path):
 
 @pytest.mark.parametrize("engine", ["processes"])
 def test_programs_in_processes_of_their_own(engine, tmp_path):
-    ended = train("-m", "seed=0,1,2", "training.device=cuda", f"hydra.launcher.engine={engine}", "hydra.launcher.workers=2", *SMALL, cwd=tmp_path)  # noqa: E501
+    ended = train(
+        "-m",
+        "seed=0,1,2",
+        "training.device=cuda",
+        f"hydra.launcher.engine={engine}",
+        "hydra.launcher.workers=2",
+        *SMALL,
+        cwd=tmp_path,
+    )
     assert ended.status == 0, ended.err
     assert results.load(tmp_path / "runs" / "default").runs["status"].tolist() == ["completed"] * 3
 

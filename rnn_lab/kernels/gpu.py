@@ -104,7 +104,10 @@ def _forward(
     run = tl.program_id(0).to(tl.int64)
     n, place, inside = _examples(batch, hidden, ROWS, COLUMNS)
     _, x_place, x_inside = _examples(batch, inputs, ROWS, INPUTS)
-    u, w = _matrix(U, inputs, hidden, run_size, False, INPUTS, COLUMNS), _matrix(W, hidden, hidden, run_size, False, COLUMNS, COLUMNS)
+    u, w = (
+        _matrix(U, inputs, hidden, run_size, False, INPUTS, COLUMNS),
+        _matrix(W, hidden, hidden, run_size, False, COLUMNS, COLUMNS),
+    )
     bias = _matrix(b, 1, hidden, run_size, False, 1, COLUMNS)
     first = tl.load(late + run) if LATE else T
     x_at, at = x + run * x_run + x_place, h + run * h_run + batch * hidden + place
@@ -200,8 +203,16 @@ def _scaled_backward(
     w = _matrix(W, hidden, hidden, W_run, True, COLUMNS, COLUMNS)
     first, size = tl.load(late + run) if LATE else 0, batch * hidden
     at, last = h + run * h_run + T * size + place, (run * T + T - 1) * size + place
-    e_at, given_at, given_e_at = (run * T + T - 1) * batch + n, (run * L + L - 1) * size + place, (run * L + L - 1) * batch + n
-    d, e, state = tl.zeros((ROWS, COLUMNS), tl.float32), tl.zeros((ROWS,), tl.int32), tl.load(at, mask=inside, other=0.0)
+    e_at, given_at, given_e_at = (
+        (run * T + T - 1) * batch + n,
+        (run * L + L - 1) * size + place,
+        (run * L + L - 1) * batch + n,
+    )
+    d, e, state = (
+        tl.zeros((ROWS, COLUMNS), tl.float32),
+        tl.zeros((ROWS,), tl.int32),
+        tl.load(at, mask=inside, other=0.0),
+    )
     for back in range(T):
         at -= size
         coming = tl.load(at, mask=inside, other=0.0)
@@ -228,7 +239,9 @@ def _width(size: int) -> int:
     return max(16, triton.next_power_of_2(size))
 
 
-def _launch(kernel: triton.JITFunction, cell: Cell, trace: Trace, late: Tensor | None, *tensors: object, **more: object) -> None:
+def _launch(
+    kernel: triton.JITFunction, cell: Cell, trace: Trace, late: Tensor | None, *tensors: object, **more: object
+) -> None:
     """A kernel through time: one program for each run and ROWS of its examples."""
     assert isinstance(cell, Elman)
     runs, batch, hidden = trace.steps[0].after[0].shape

@@ -155,13 +155,13 @@ def torch_loop(updates: int, kind: str, model: str = "elman", device: str = "cpu
         yield loss.item()
 
 
-def jax_program(runs: int, updates: int) -> Updates:
+def jax_program(runs: int, updates: int, device: str = "cpu") -> Updates:
     """jit(vmap(grad(scan))) of the same update. Gradients of all states are those of zeros added to them."""
     import jax  # pyright: ignore[reportMissingImports]
     import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
 
     jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU it would be 11 bits of float32's 24
-    theta, batches = initial(runs), data(runs)
+    theta, batches = initial(runs), data(runs, device)
     layer = theta.layers[0]
     parameters = {"U": layer.U, "W": layer.W, "b": layer.b, "V": theta.V, "c": theta.c}
     parameters = {name: jnp.asarray(p.numpy()) for name, p in parameters.items()}
@@ -187,7 +187,11 @@ def jax_program(runs: int, updates: int) -> Updates:
     while True:
         for _ in range(updates):
             x, y = batches.draw()
-            parameters, value, log10_norm = program(parameters, x.numpy().copy(), y.numpy())  # JAX may keep the memory
+            if device == "cpu":
+                given = x.numpy().copy(), y.numpy()  # JAX may keep the memory
+            else:
+                given = jnp.from_dlpack(x.clone()), jnp.from_dlpack(y.int())
+            parameters, value, log10_norm = program(parameters, *given)
         log10_norm.block_until_ready()
         yield float(value[0])
 
@@ -369,7 +373,7 @@ def sweeps(rounds: int, quick: bool) -> dict[str, float]:
     swept = (*common, f"seed=range({runs})", "task.length=50", "training.updates=100")
     command_line(*tracked, "training.updates=0")  # warm caches
     costs, speeds = [], []
-    for _ in range(1 if quick else rounds // 2):
+    for _ in range(1 if quick else max(1, rounds // 2)):
         costs.append(command_line(*tracked, "tracker=wandb") / command_line(*tracked, "tracker=none"))
     for _ in range(1 if quick else 2):
         speeds.append(command_line(*swept, "hydra/launcher=basic") / command_line(*swept))
@@ -387,15 +391,17 @@ def scaling(rounds: int, quick: bool) -> tuple[dict[str, float], dict[str, float
     sizes = {f"R={R}": (R, {}) for R in (1, 8, 64, 512)[: few or 4]}
     sizes |= {f"T={length}": (8, {"length": length}) for length in (10, 30, 100, 300, 1000)[: few or 5]}
     sizes |= {f"H={hidden}": (8, {"hidden": hidden}) for hidden in (16, 32, 50, 64, 128, 256, 512)[: few or 7]}
-    turns = {
-        name: (R, more, here(lab(R, 2, 2, "numba", 1, spectrum=False, **more))) for name, (R, more) in sizes.items()
-    }
-    turns["threads=all"] = (64, {}, here(lab(64, 2, 2, "numba", None, spectrum=False)))
-    turns["threads=1"] = (64, {}, here(lab(64, 2, 2, "numba", 1, spectrum=False)))
+    cases = {name: (R, 1, more) for name, (R, more) in sizes.items()}
+    cases |= {"threads=all": (64, None, {}), "threads=1": (64, 1, {})}
+    turns: dict[str, tuple[int, Callable[[], tuple[float, float]]]] = {}
+    for name, (R, threads, more) in cases.items():
+        steps, size = R * more.get("length", T), (more.get("hidden", HIDDEN) / HIDDEN) ** 2
+        updates = max(2, int(4e4 / steps / size))  # so many that the row at the end of a turn does not count
+        turns[name] = (updates * steps, here(lab(R, updates, updates, "numba", threads, spectrum=False, **more)))
     times: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
-        for name, (R, more, turn) in turns.items():
-            times[name].append(1e6 * turn()[0] / (2 * R * more.get("length", T)))
+        for name, (steps, turn) in turns.items():
+            times[name].append(1e6 * turn()[0] / steps)
     found = {name: median(values[1:] or values) for name, values in times.items()}
 
     def spread(*names: str) -> float:
@@ -419,16 +425,19 @@ def memory_formula(R: int, length: int, threads: int = 1) -> float:
 
 
 def peak_memory(connection, R: int, length: int) -> None:
-    """In a process of its own: bytes by which the peak grows when a program of R runs is built and trained."""
-    import resource
+    """In a process of its own (Linux): bytes by which the peak grows when a program of R runs is built and trained."""
+
+    def peak() -> int:  # ru_maxrss would be the parent's, where that was larger
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
     rows = lab(2, 1, 1, "numba", 1, spectrum=False, length=10)
     next(rows)  # imports, compiled code
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     rows = lab(R, 1, 1, "numba", 1, spectrum=False, length=length)
     for _ in range(2):
         next(rows)
-    connection.send(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+    connection.send(peak() - before)
 
 
 def memory(quick: bool) -> tuple[dict[str, float], dict[str, float]]:

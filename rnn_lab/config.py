@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -291,13 +291,8 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
     if config.training.kernel == "numba":
         from rnn_lab import kernels
 
-        for key, other, clash in (
-            ("model", config.model.name, config.model.name not in MODELS_WITH_A_KERNEL),
-            ("training.device", config.training.device, config.training.device != "cpu"),
-            ("training.truncation", config.training.truncation, config.training.truncation is not None),
-        ):
-            if clash:
-                found.append(f"training.kernel=numba: not with {key}={other}; use training.kernel=reference")
+        if (key := without_kernel(config)) is not None:
+            found.append(f"training.kernel=numba: not with {key}; use training.kernel=reference")
         if not kernels.installed():
             found.append("training.kernel=numba: Numba is not installed; use training.kernel=reference")
     if config.training.device.startswith("cuda"):
@@ -309,6 +304,16 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
         elif number >= count:
             found.append(f"training.device={config.training.device}: must be cuda:0 to cuda:{count - 1}, or cpu")
     return found
+
+
+def without_kernel(config: Config) -> str | None:
+    """The key and value, if any, for which there is no fused kernel; the reference in PyTorch trains everything."""
+    training = config.training
+    if config.model.name not in MODELS_WITH_A_KERNEL:
+        return f"model={config.model.name}"
+    if training.device != "cpu":
+        return f"training.device={training.device}"
+    return None if training.truncation is None else f"training.truncation={training.truncation}"
 
 
 def _shown(value: Any) -> str:
@@ -390,9 +395,7 @@ def run_name(config: Config) -> str:
 
 def container(config: Config) -> dict[str, Any]:
     """The config as nested plain containers."""
-    plain = OmegaConf.to_container(OmegaConf.structured(config))
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return asdict(config)
 
 
 def from_container(content: dict[str, Any]) -> Config:

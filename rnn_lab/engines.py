@@ -4,6 +4,7 @@ An engine works on the mini-batch at hand of `batches`, at the parameters `theta
 """
 
 import importlib.util
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rnn_lab import bptt, probes, recurrence, regularizers
+from rnn_lab import bptt, kernels, probes, recurrence, regularizers
 from rnn_lab.cells import Cell, Elman, Own
-from rnn_lab.config import Config
+from rnn_lab.config import Config, without_kernel
 from rnn_lab.parameters import Parameters
 from rnn_lab.vectorize import MiniBatches
 
@@ -187,11 +188,15 @@ class Fused:
 
 
 def engine_for(config: Config, theta: Parameters, net: bptt.Net, batches: MiniBatches, alpha: Tensor | None) -> Engine:
-    """The engine that training.kernel names."""
-    if config.training.kernel == "numba":
-        return Fused(theta, net, batches, alpha)
-    captured = config.training.kernel == "auto" and theta.flat.is_cuda and not isinstance(net.cell, Own)
-    return (Captured if captured else Reference)(theta, net, batches, alpha, config.training.truncation)
+    """The engine that training.kernel names; for auto the kernel, where there is one, and on a GPU what is launched at once."""
+    kernel, lacking = config.training.kernel, without_kernel(config)
+    if kernel == "auto" and theta.flat.is_cuda and not isinstance(net.cell, Own):
+        return Captured(theta, net, batches, alpha, config.training.truncation)
+    if kernel == "reference" or lacking is not None:
+        if kernel == "auto":
+            _say_once(f"training.kernel=auto: there is no kernel for {lacking}; the reference trains it")
+        return Reference(theta, net, batches, alpha, config.training.truncation)
+    return Fused(theta, net, batches, alpha)
 
 
 def loops_for(config: Config, cell: Cell, inputs: int) -> bptt.Loops:
@@ -202,3 +207,8 @@ def loops_for(config: Config, cell: Cell, inputs: int) -> bptt.Loops:
     from rnn_lab.kernels import gpu  # imports Triton
 
     return gpu if gpu.suits(cell, inputs, config.model.hidden, training.dtype) else recurrence
+
+
+@cache
+def _say_once(line: str) -> None:
+    kernels.say(line)

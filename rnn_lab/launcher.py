@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -53,7 +54,7 @@ class Prepared:
     composed: DictConfig
     config: Config
 
-    @property
+    @cached_property
     def directory(self) -> Path:
         return run_directory(self.config)
 
@@ -267,6 +268,7 @@ class SuspendedJob(threading.Thread):
         self._composed, self._hydra_context = composed, hydra_context
         self._paused, self._resumed = threading.Event(), threading.Event()
         self._reached, self._failure = False, "ended before it began"
+        self._hydra_config: DictConfig | None = None  # what Hydra's callbacks ask for, while this job is at work
         self._returned: JobReturn | None = None
         self.outcome: Outcome | None = None
 
@@ -286,7 +288,7 @@ class SuspendedJob(threading.Thread):
             self._paused.set()
 
     def _task(self, _: DictConfig) -> float | None:
-        self._reached = True
+        self._reached, self._hydra_config = True, HydraConfig.instance().cfg
         self._paused.set()
         self._resumed.wait()
         assert self.outcome is not None
@@ -305,7 +307,7 @@ class SuspendedJob(threading.Thread):
         from rnn_lab.runner import Outcome
 
         self.outcome = outcome or Outcome("failed", {}, self._failure)
-        HydraConfig.instance().set_config(self._composed)  # the callbacks' own, whichever job began last
+        HydraConfig.instance().cfg = self._hydra_config  # its own again, whichever job began last
         self._resumed.set()
         self.join()
         overrides = list(self._composed.hydra.overrides.task)

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Job:
     directory: Path
     provenance: dict[str, Any]
 
-    @property
+    @cached_property
     def info(self) -> RunInfo:
         config = self.config
         tags = [config.task.name, cell_name(config), config.clip.name]
@@ -197,7 +198,7 @@ class _Program:
         states = [state for state in self.states if state is not None]
         if states:
             training.restore(states)
-        recorders = list(self.recorders.values())
+        recorders, updates = list(self.recorders.values()), training.first.training.updates
         saved = time.monotonic()
         while not training.done:
             if interrupted or time.monotonic() - saved >= checkpoint_seconds:
@@ -210,7 +211,11 @@ class _Program:
             for snapshot in training.advance():
                 _record(snapshot, recorders)
                 diverged += int(snapshot.diverged.sum())
-            progress.advance((training.step - step) * len(recorders), diverged)
+            going = [run for run, recorder in enumerate(recorders) if recorder.outcome is None]
+            ended = len(recorders) - len(going)
+            progress.advance((training.step - step) * len(going) + (updates - step) * ended, diverged)
+            if ended and going and not training.done:  # the others need not wait for what no longer matters
+                training, recorders = training.part(going), [recorders[run] for run in going]
         return training.done
 
 

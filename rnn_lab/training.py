@@ -239,6 +239,12 @@ class Training:
             for run, generator in enumerate(self.batches.state())
         ]
 
+    def part(self, runs: list[int]) -> "Training":
+        """Some of the runs as a program of their own, where they are now."""
+        states, part = self.state(), Training([self.configs[run] for run in runs])
+        part.restore([states[run] for run in runs])
+        return part
+
     def restore(self, states: list[dict[str, Any]]) -> None:
         """Goes on from what `state` said of these runs, wherever they were; all at one step."""
         for run, state in enumerate(states):

@@ -153,7 +153,9 @@ def stack_parameters(configs: list[Config], task: Task, rngs: list[Rng], dtype: 
 
 
 class Block(NamedTuple):
-    """BLOCK mini-batches of every run.  x, y, late: as in MiniBatches.  states: where the generators stood before, `packed`.  on_device: x and y."""
+    """BLOCK mini-batches of every run.  x, y, late: as in MiniBatches.  states: where the generators stood before, `packed`.
+    on_device: x and y.
+    """
 
     x: NDArray
     y: NDArray

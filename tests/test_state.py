@@ -51,6 +51,15 @@ def test_a_run_goes_on_from_its_state_in_any_program(case, stop):
     assert whole[-1][0] == 40
 
 
+@pytest.mark.parametrize("case", CASES, ids=lambda c: next(iter(c.values())) if c else "")
+def test_some_runs_of_a_program_go_on_without_the_others(case):
+    begun = Training(configs(case, (3, 4, 5)))
+    before = [s for _ in range(18) for s in begun.advance()]
+    after = rest_of(begun.part([2, 0]))
+    for was, now, seed in ((0, 1, 3), (2, 0, 5)):
+        assert rows(before, was) + rows(after, now) == rows(rest_of(Training(configs(case, (seed,)))), 0)
+
+
 def test_a_state_is_a_copy_and_what_is_taken_after_it_does_not_change_it():
     training = Training(configs({"optimizer.name": "adam"}, (0,)))
     list(training.advance())

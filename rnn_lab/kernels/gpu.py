@@ -5,7 +5,7 @@ products read, goes to memory. Float32; products are of float32's precision (see
 bitwise the same alone and in any program.
 """
 
-# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false
+# pyright: reportMissingImports=false, reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false, reportIndexIssue=false
 # (What stands in a kernel is Triton's language, not Python.)
 
 import torch
@@ -102,7 +102,7 @@ def _forward(
 ):  # fmt: skip
     """h_t = phi(x_t U + b + h_{t-1} W), t = 1..T. x: (runs, T, batch, inputs), h: (runs, T + 1, batch, hidden)."""
     run = tl.program_id(0).to(tl.int64)
-    n, place, inside = _examples(batch, hidden, ROWS, COLUMNS)
+    _, place, inside = _examples(batch, hidden, ROWS, COLUMNS)
     _, x_place, x_inside = _examples(batch, inputs, ROWS, INPUTS)
     u, w = (
         _matrix(U, inputs, hidden, run_size, False, INPUTS, COLUMNS),
@@ -132,10 +132,11 @@ def _backward(
 ):  # fmt: skip
     """dE/dh_t = given_t + delta_{t+1} W^T and delta_t = phi'(a_t) dE/dh_t, t = T..1. given: (runs, L, batch, hidden), the last L steps.
 
-    h: (runs, T + 1, ...).  dE_dh: (runs, T + 1, ...) with strides of its own, filled from t = 1 on if it is to be kept.  delta: (runs, T, ...).
+    h: (runs, T + 1, ...).  delta: (runs, T, ...).  dE_dh: (runs, T + 1, ...) with strides of its own, filled from t = 1 on if it is to be
+    kept.
     """
     run = tl.program_id(0).to(tl.int64)
-    n, place, inside = _examples(batch, hidden, ROWS, COLUMNS)
+    _, place, inside = _examples(batch, hidden, ROWS, COLUMNS)
     w = _matrix(W, hidden, hidden, W_run, True, COLUMNS, COLUMNS)
     first, size = tl.load(late + run) if LATE else 0, batch * hidden
     at, to = h + run * h_run + T * size + place, delta + (run * T + T - 1) * size + place

@@ -187,11 +187,8 @@ def jax_program(runs: int, updates: int, device: str = "cpu") -> Updates:
     while True:
         for _ in range(updates):
             x, y = batches.draw()
-            if device == "cpu":
-                given = x.numpy().copy(), y.numpy()  # JAX may keep the memory
-            else:
-                given = jnp.from_dlpack(x.clone()), jnp.from_dlpack(y.int())
-            parameters, value, log10_norm = program(parameters, *given)
+            x, y = (jnp.from_dlpack(given.clone()) for given in (x, y.int()))  # JAX may keep the memory
+            parameters, value, log10_norm = program(parameters, x, y)
         log10_norm.block_until_ready()
         yield float(value[0])
 

@@ -80,19 +80,24 @@ class Reference:
 
     def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         adjoints, buffers, net = self._adjoints or self._backward_scaled(), self._buffers, self._net
-        timesteps = probes.time_series(self._x, self._theta, net, buffers, adjoints)
+        timesteps, omega = self._through_time(adjoints)
         curve = timesteps["dE_dh/log10_norm"]
         if net.loss_steps > 1:  # the slope is that of E_T alone
             last = bptt.scaled_adjoints(self._theta, self._dE_do[..., -1:, :, :], net, buffers)
             curve = probes.log10_norms(last.dE_dh)
         scalars = {"dE_dh/slope": probes.slope(curve[..., -1, :])}
-        if self._omega is not None:
-            scalars["omega"] = self._omega
-        elif isinstance(net.cell, Elman):
-            scalars["omega"] = regularizers.net_omega(self._theta, net.cell, adjoints)
+        if isinstance(net.cell, Elman):
+            scalars["omega"] = omega
         if self._truncation is not None:
             scalars |= probes.truncation_scalars(self._full.flat, self.grads.flat)
         return scalars, timesteps
+
+    def _through_time(self, adjoints: bptt.ScaledAdjoints) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The series, and Omega, which an update with the regulariser knows already."""
+        net, omega = self._net, self._omega
+        if omega is None and isinstance(net.cell, Elman):
+            omega = regularizers.net_omega(self._theta, net.cell, adjoints)
+        return probes.time_series(self._x, self._theta, net, self._buffers, adjoints), omega
 
     def contributions(self, lag: int) -> tuple[dict[str, Tensor], Tensor]:
         norms, total = probes.contributions(self._x, self._theta, self._dE_do, self._net, self._buffers)
@@ -132,6 +137,13 @@ class Captured(Reference):
 
     def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         return self._measured or super().measured()
+
+    def _through_time(self, adjoints: bptt.ScaledAdjoints) -> tuple[dict[str, Tensor], Tensor | None]:
+        if self._net.loops is recurrence or self._x.shape[-2] > 64:
+            return super()._through_time(adjoints)
+        from rnn_lab.kernels import gpu
+
+        return gpu.time_series(self._x, self._theta, self._net.cell, self._buffers, adjoints)
 
     def _compute(self, measure: bool) -> tuple[Tensor, Tensor]:
         self._x = self._batches.dense(self._mini_batch["x"])

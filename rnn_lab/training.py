@@ -209,8 +209,8 @@ class Training:
         return Snapshot(
             self.step,
             runs.numpy(),
-            {name: v.double().cpu().numpy() for name, v in scalars.items()},
-            {name: v.float().cpu().numpy() for name, v in timesteps.items()},
+            _to_host(scalars, torch.float64),
+            _to_host(timesteps, torch.float32),
             diverged.numpy(),
             solved.numpy(),
             np.zeros(len(runs), np.int64) if late is None else late.cpu().numpy(),
@@ -253,6 +253,14 @@ class Training:
             self.clip_settings.history.put(run, state["norms"])
         self.step, self.since = states[0]["step"], states[0]["since"]
         self.batches.restore([state["generator"] for state in states], self.step)
+
+
+def _to_host(values: dict[str, Tensor], dtype: torch.dtype) -> dict[str, NDArray]:
+    """Tensors of one shape as arrays; what is on a GPU comes in one go."""
+    there = [name for name, value in values.items() if value.is_cuda]
+    if there:
+        values = values | dict(zip(there, torch.stack([values[name].to(dtype) for name in there]).cpu(), strict=True))
+    return {name: value.to(dtype).numpy() for name, value in values.items()}
 
 
 def _due(every: int | None, step: int, last: bool = False) -> bool:

@@ -81,11 +81,6 @@ def on_the_gpu(given: list[Config]) -> list[Config]:
     return [replace(c, training=replace(c.training, device="cuda", kernel="auto")) for c in given]
 
 
-def too_large(series: np.ndarray) -> np.ndarray:
-    """NaN for infinity: in which order a sum overflows is nobody's concern."""
-    return np.where(series == np.inf, np.nan, series)
-
-
 def rows(training: Training) -> list[Snapshot]:
     found = []
     while not training.done:
@@ -108,17 +103,14 @@ def test_it_trains_as_on_a_cpu(case, own_cell):
         for name in ("runs", "diverged", "solved", "late"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
         assert ours.scalars.keys() == theirs.scalars.keys()
-        active = theirs.runs
+        active = theirs.runs & ~theirs.diverged  # in which order a sum overflows is nobody's concern
         for name, values in theirs.scalars.items():
             tolerance = {"rtol": 1e-6, "atol": 1e-8}
             if name == "contributions/residual":  # rounding itself
                 tolerance = {"rtol": 0.0, "atol": 1e-12}
-            seen = active & np.isfinite(values)
-            np.testing.assert_allclose(ours.scalars[name][seen], values[seen], err_msg=name, **tolerance)
-            assert not np.isfinite(ours.scalars[name][active & ~seen]).any()
+            np.testing.assert_allclose(ours.scalars[name][active], values[active], err_msg=name, **tolerance)
         for name, series in theirs.timesteps.items():
-            own, theirs_ = (too_large(each[active]) for each in (ours.timesteps[name], series))
-            np.testing.assert_allclose(own, theirs_, 1e-4, 1e-5, err_msg=name)
+            np.testing.assert_allclose(ours.timesteps[name][active], series[active], 1e-4, 1e-5, err_msg=name)
         if theirs.contributions is not None:
             assert ours.contributions is not None
             np.testing.assert_allclose(ours.contributions[active], theirs.contributions[active], 1e-4, 1e-5)
@@ -144,13 +136,13 @@ def test_a_run_goes_on_bit_for_bit(values, dtype, tmp_path):
 
 
 def test_a_sweep_is_recorded_as_on_a_cpu(tmp_path):
-    sweep = ("-m", "seed=0,1", "model.hidden=5,6", "training.dtype=float64", "eval.every=3", *SMALL)
+    sweep = ("-m", "seed=0,1", "init.scale=1,2", "training.dtype=float64", "eval.every=3", *SMALL)
     for device in ("cpu", "cuda"):
         ended = train(*sweep, f"training.device={device}", f"sweep={device}", cwd=tmp_path)
         assert ended.status == 0, ended.err
     there, here = (results.load(tmp_path / "runs" / device) for device in ("cuda", "cpu"))
     assert there.runs["status"].tolist() == ["completed"] * 4
-    columns = ["seed", "model.hidden", "train/loss", "eval/error", "grad/norm", "W/rho", "dE_dh/slope"]
+    columns = ["seed", "init.scale", "train/loss", "eval/error", "grad/norm", "W/rho", "dE_dh/slope"]
     ours, theirs = (found.runs[columns].sort_values(columns[:2]).to_numpy(float) for found in (there, here))
     np.testing.assert_allclose(ours, theirs, 1e-6)
 

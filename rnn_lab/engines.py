@@ -86,7 +86,7 @@ class Reference:
             last = bptt.scaled_adjoints(self._theta, self._dE_do[..., -1:, :, :], net, buffers)
             curve = probes.log10_norms(last.dE_dh)
         scalars = {"dE_dh/slope": probes.slope(curve[..., -1, :])}
-        if isinstance(net.cell, Elman):
+        if omega is not None:
             scalars["omega"] = omega
         if self._truncation is not None:
             scalars |= probes.truncation_scalars(self._full.flat, self.grads.flat)

@@ -308,7 +308,8 @@ def time_series(
     """probes.time_series and regularizers.net_omega in one pass over states and adjoints: (*runs, layers, T) each, and (*runs,)."""
     assert isinstance(cell, Elman)
     runs, (hidden, _), phi = theta.flat.shape[:-1], theta.V.shape[-2:], _phi_of(cell)
-    T, batch, found, omega = len(buffers.traces[0].steps), x.shape[-2], [], 0.0
+    T, batch, found = len(buffers.traces[0].steps), x.shape[-2], []
+    omega = torch.zeros(runs, dtype=torch.float64, device=x.device)
     for layer, trace, d, delta in zip(theta.layers, buffers.traces, adjoints.dE_dh, adjoints.delta, strict=True):
         rows, W, h = runs_first(x, 3).flatten(1, 2), runs_first(layer.W, 2), runs_first(trace.s[0], 3)
         out = torch.empty(8, len(rows), T, dtype=torch.float64, device=rows.device)

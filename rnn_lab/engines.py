@@ -139,11 +139,13 @@ class Captured(Reference):
         return self._measured or super().measured()
 
     def _through_time(self, adjoints: bptt.ScaledAdjoints) -> tuple[dict[str, Tensor], Tensor | None]:
-        if self._net.loops is recurrence or self._x.shape[-2] > 64:
+        if self._net.loops is recurrence:
             return super()._through_time(adjoints)
-        from rnn_lab.kernels import gpu
+        from rnn_lab.kernels import gpu_series
 
-        return gpu.time_series(self._x, self._theta, self._net.cell, self._buffers, adjoints)
+        if self._x.shape[-2] > gpu_series.CROWD:
+            return super()._through_time(adjoints)
+        return gpu_series.time_series(self._x, self._theta, self._net.cell, self._buffers, adjoints)
 
     def _compute(self, measure: bool) -> tuple[Tensor, Tensor]:
         self._x = self._batches.dense(self._mini_batch["x"])

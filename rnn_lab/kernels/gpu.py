@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rnn_lab import recurrence
 from rnn_lab.cells import Cell, Elman
+from rnn_lab.kernels import language
 from rnn_lab.kernels.language import add, examples, matrix, normalise, phi, phi_of, times_prime, width
 from rnn_lab.parameters import Layer
 from rnn_lab.recurrence import Trace, runs_first

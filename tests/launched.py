@@ -11,9 +11,11 @@ from rnn_lab import results
 from rnn_lab.recording.store import read_run
 
 RECORDED = ("steps.jsonl", "timesteps.f32")
-LONG = 400
-# Programs of two runs; B = 20, H = 50: bitwise in any program, since those that go on later may be cut anew.
+LONG = 600
+# Programs of two runs, of the reference, which takes its time; B = 20, H = 50: bitwise in any program, since those that go on later may
+# be cut anew.
 THREE = ["-m", "task.length=10", "training.log_every=1", "tracker=none", f"training.updates=20,{LONG},21", "seed=0,1"]
+THREE += ["training.kernel=reference"]
 ALIGNED = ["-m", "task.length=20", "training.updates=20", "training.log_every=5", "tracker=none", "seed=range(3)"]
 ALIGNED += [
     "clip=norm",

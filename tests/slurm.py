@@ -44,7 +44,7 @@ JobRequeue=1
 ReturnToService=2
 SlurmdParameters=config_overrides
 InactiveLimit=0
-KillWait=10
+KillWait=2
 UnkillableStepTimeout=30
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory=64000 State=UNKNOWN
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP

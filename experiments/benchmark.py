@@ -20,6 +20,8 @@ of its own, bound to one core or to all, since XLA takes its threads once and fo
     sweep_vs_basic                    time of a sweep under Hydra's basic launcher over its time under ours, on all cores
     linear_R, linear_T, linear_threads    largest over smallest time per run and step (threads: efficiency of all cores)
     memory_vs_formula                 peak memory that a program adds over `memory_formula`
+
+--device cuda measures a GPU instead: see benchmark_gpu.py.
 """
 
 import argparse
@@ -98,14 +100,14 @@ def lab(
             yield float(row.scalars["train/loss"][0])
 
 
-def data(runs: int):
+def data(runs: int, device: str = "cpu"):
     import torch
 
     from rnn_lab import vectorize
     from rnn_lab.tasks import TASKS
 
     rngs = [vectorize.streams(seed)[1] for seed in range(runs)]
-    return vectorize.MiniBatches(TASKS["temporal_order"](T), rngs, BATCH, torch.float32, "cpu")
+    return vectorize.MiniBatches(TASKS["temporal_order"](T), rngs, BATCH, torch.float32, device, ahead=True)
 
 
 def initial(runs: int, model: str = "elman"):
@@ -119,11 +121,11 @@ def initial(runs: int, model: str = "elman"):
     return vectorize.stack_parameters(configs, TASKS["temporal_order"](T), rngs, torch.float32, "cpu")
 
 
-def torch_loop(updates: int, kind: str, model: str = "elman") -> Updates:
+def torch_loop(updates: int, kind: str, model: str = "elman", device: str = "cpu") -> Updates:
     """The usual PyTorch program. kind: RNNCell in a Python loop, with retain_grad on every state and its norms; or RNN, LSTM, GRU."""
     import torch
 
-    theta, batches, cell = initial(1, model), data(1), kind == "RNNCell"
+    theta, batches, cell = initial(1, model), data(1, device), kind == "RNNCell"
     net, out = getattr(torch.nn, kind)(INPUTS, HIDDEN), torch.nn.Linear(HIDDEN, OUTPUTS)
     suffix, layer = ("" if cell else "_l0"), theta.layers[0]
     given = (("weight_ih", layer.U[0].T), ("weight_hh", layer.W[0].T), ("bias_ih", layer.b[0, 0]), ("bias_hh", 0))
@@ -133,13 +135,14 @@ def torch_loop(updates: int, kind: str, model: str = "elman") -> Updates:
         out.weight.copy_(theta.V[0].T)
         out.bias.zero_()
     getattr(net, "bias_hh" + suffix).requires_grad_(False)  # there is one bias here
+    net, out = net.to(device), out.to(device)
     parameters = [p for p in (*net.parameters(), *out.parameters()) if p.requires_grad]
     sgd = torch.optim.SGD(parameters, lr=LR)
     while True:
         for _ in range(updates):
             x, y = (value[0] for value in batches.draw())
             if cell:
-                h, states = torch.zeros(BATCH, HIDDEN), []
+                h, states = torch.zeros(BATCH, HIDDEN, device=device), []
                 for x_t in x:
                     h = net(x_t, h)
                     h.retain_grad()
@@ -156,12 +159,13 @@ def torch_loop(updates: int, kind: str, model: str = "elman") -> Updates:
         yield loss.item()
 
 
-def jax_program(runs: int, updates: int) -> Updates:
+def jax_program(runs: int, updates: int, device: str = "cpu") -> Updates:
     """jit(vmap(grad(scan))) of the same update. Gradients of all states are those of zeros added to them."""
     import jax  # pyright: ignore[reportMissingImports]
     import jax.numpy as jnp  # pyright: ignore[reportMissingImports]
 
-    theta, batches = initial(runs), data(runs)
+    jax.config.update("jax_default_matmul_precision", "highest")  # on a GPU it would be 11 bits of float32's 24
+    theta, batches = initial(runs), data(runs, device)
     layer = theta.layers[0]
     parameters = {"U": layer.U, "W": layer.W, "b": layer.b, "V": theta.V, "c": theta.c}
     parameters = {name: jnp.asarray(p.numpy()) for name, p in parameters.items()}
@@ -187,7 +191,8 @@ def jax_program(runs: int, updates: int) -> Updates:
     while True:
         for _ in range(updates):
             x, y = batches.draw()
-            parameters, value, log10_norm = program(parameters, x.numpy().copy(), y.numpy())  # JAX may keep the memory
+            x, y = (jnp.from_dlpack(given.clone()) for given in (x, y.int()))  # JAX may keep the memory
+            parameters, value, log10_norm = program(parameters, x, y)
         log10_norm.block_until_ready()
         yield float(value[0])
 
@@ -475,7 +480,12 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=["updates", "sweeps", "scaling", "memory"], nargs="+", help="parts; default: all"
     )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     arguments = parser.parse_args()
+    if arguments.device == "cuda":
+        import benchmark_gpu
+
+        return benchmark_gpu.main(arguments.json, arguments.rounds)
     rounds = 3 if arguments.quick else arguments.rounds
     parts = {
         "updates": lambda: measure(rounds, arguments.many),

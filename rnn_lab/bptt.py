@@ -6,6 +6,7 @@ builds an autograd graph; autograd is the oracle in the tests. All tensors carry
 
 from dataclasses import dataclass
 from itertools import chain
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,9 +14,20 @@ from torch import Tensor
 from rnn_lab import recurrence
 from rnn_lab.cells import Blocks, Cell
 from rnn_lab.losses import Loss, before_start
-from rnn_lab.parameters import Parameters
+from rnn_lab.parameters import Layer, Parameters
 from rnn_lab.recurrence import Trace, runs_first
 from rnn_lab.scaled import Scaled, scaled, value
+
+
+class Loops(Protocol):
+    """The loops through time of a layer, as `recurrence` has them."""
+
+    def states(self, x: Tensor, weights: Layer, cell: Cell, trace: Trace, late: Tensor | None = None) -> None: ...
+    def deltas(self, immediate: Tensor, W: Tensor, cell: Cell, trace: Trace, late: Tensor | None = None) -> None: ...
+    def scaled_deltas(
+        self, immediate: Scaled, W: Tensor, cell: Cell, trace: Trace, late: Tensor | None = None
+    ) -> tuple[Scaled, Scaled, Scaled]: ...
+    def gradients(self, x: Tensor, W: Tensor, cell: Cell, trace: Trace, grad: Layer) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -23,12 +35,14 @@ class Net:
     """What every run of a program shares: the cell, the loss, how many of the last steps carry it, and how they are reduced.
 
     loss_steps: L, 1 for a loss at the last step, T for one at every step. reduction: "mean" or "sum" over those steps.
+    loops: `recurrence`, or the same fused.
     """
 
     cell: Cell
     loss: Loss
     loss_steps: int = 1
     reduction: str = "mean"
+    loops: Loops = recurrence
 
     def weight(self, batch: int, late: Tensor | None = None) -> float | Tensor:
         """The factor of one example's E_t in the objective; (*runs,) where runs have true lengths of their own and every step a loss."""
@@ -93,7 +107,7 @@ class ScaledAdjoints:
 def forward(theta: Parameters, x: Tensor, net: Net, buffers: Buffers) -> Tensor:
     """Fills buffers.h layer by layer and returns the outputs o_t = h_t V + c of the last L steps, (*runs, L, batch, outputs)."""
     for layer, trace in zip(theta.layers, buffers.traces, strict=True):
-        recurrence.states(x, layer, net.cell, trace, buffers.late)
+        net.loops.states(x, layer, net.cell, trace, buffers.late)
         x = trace.s[0][..., 1:, :, :]
     return _times(x[..., -net.loss_steps :, :, :], theta.V) + theta.c.unsqueeze(-3)
 
@@ -137,7 +151,7 @@ def backward(theta: Parameters, x: Tensor, dE_do: Tensor, net: Net, buffers: Buf
     immediate = dE_do @ theta.V.transpose(-2, -1).unsqueeze(-3)
     for n in reversed(range(len(theta.layers))):
         layer, trace = theta.layers[n], buffers.traces[n]
-        recurrence.deltas(immediate, layer.W, net.cell, trace, buffers.late)
+        net.loops.deltas(immediate, layer.W, net.cell, trace, buffers.late)
         if n > 0:
             immediate = trace.delta @ layer.U.transpose(-2, -1).unsqueeze(-3)
     weight_gradients(theta, x, net, buffers, grads)
@@ -146,7 +160,7 @@ def backward(theta: Parameters, x: Tensor, dE_do: Tensor, net: Net, buffers: Buf
 def weight_gradients(theta: Parameters, x: Tensor, net: Net, buffers: Buffers, grads: Parameters) -> None:
     """U, W and b of `grads`, layer by layer, from the states and deltas in `buffers`."""
     for layer, trace, grad in zip(theta.layers, buffers.traces, grads.layers, strict=True):
-        recurrence.gradients(x, layer.W, net.cell, trace, grad)
+        net.loops.gradients(x, layer.W, net.cell, trace, grad)
         x = trace.s[0][..., 1:, :, :]
 
 
@@ -176,7 +190,7 @@ def scaled_adjoints(theta: Parameters, dE_do: Tensor, net: Net, buffers: Buffers
     adjoints = ScaledAdjoints([], [], [], net.cell.blocks)
     for n in reversed(range(len(theta.layers))):
         layer = theta.layers[n]
-        found = recurrence.scaled_deltas(immediate, layer.W, net.cell, buffers.traces[n], buffers.late)
+        found = net.loops.scaled_deltas(immediate, layer.W, net.cell, buffers.traces[n], buffers.late)
         for kept, own in zip((adjoints.dE_ds, adjoints.delta, adjoints.sent), found, strict=True):
             kept.insert(0, own)
         if n > 0:

@@ -47,7 +47,7 @@ def by_norm(g: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
     """
     size = norm(g)
     clipped = (size >= threshold) & torch.isfinite(size)
-    if not clipped.any():
+    if not clipped.is_cuda and not clipped.any():  # a GPU is not asked, since that would be waiting for it
         return g, clipped
     factor = torch.where(clipped, threshold / size, 1.0)
     return (g.double() * factor.unsqueeze(-1)).to(g.dtype), clipped

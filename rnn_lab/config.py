@@ -340,8 +340,11 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
     if config.training.device.startswith("cuda"):
         import torch
 
+        number, count = int(config.training.device.partition(":")[2] or 0), torch.cuda.device_count()
         if not torch.cuda.is_available():
             found.append(f"training.device={config.training.device}: no GPU here, use cpu")
+        elif number >= count:
+            found.append(f"training.device={config.training.device}: must be cuda:0 to cuda:{count - 1}, or cpu")
     return found
 
 

@@ -54,14 +54,17 @@ def _by_step(blocks: tuple[Tensor, ...]) -> list[tuple[Tensor, ...]]:
     return list(zip(*(block.unbind(1) for block in blocks), strict=True))
 
 
-def _late(late: Tensor | None) -> tuple[int, Tensor | None]:
-    """How many steps some run sits out, and each run's number of them beside (runs, batch, hidden)."""
-    return (0, None) if late is None else (int(late.max()), late.reshape(-1, 1, 1))
+def _late(late: Tensor | None, T: int) -> tuple[int, Tensor | None]:
+    """A number of steps after which no run sits out any more, and each run's own beside (runs, batch, hidden)."""
+    if late is None:
+        return 0, None
+    most = T if late.is_cuda else int(late.max())  # a GPU is not asked, since that would be waiting for it
+    return most, late.reshape(-1, 1, 1)
 
 
 def states(x: Tensor, weights: Layer, cell: Cell, trace: Trace, late: Tensor | None = None) -> None:
     """Forward pass: s_t from z_t = x_t U + b and s_{t-1}, t = 1..T (deck, "Forward Pass"). Fills trace.s but for s_0, gates and kept."""
-    waiting, late = _late(late)
+    waiting, late = _late(late, len(trace.steps))
     U, W, b = (runs_first(t, 2) for t in weights)
     z = trace.whole.gates
     z.copy_(b.expand(-1, z.shape[1], -1)).baddbmm_(runs_first(x, 3).flatten(1, 2), U)
@@ -81,7 +84,7 @@ def deltas(immediate: Tensor, W: Tensor, cell: Cell, trace: Trace, late: Tensor 
     immediate: d+E/dh_t of the last L steps, (*runs, L, batch, hidden), L = 1 (loss at the last step) to T; the batch mean's 1/B is in it,
     and it is 0 where a run sits out. Fills trace.delta, sent and dE_ds.
     """
-    waiting, late = _late(late)
+    waiting, late = _late(late, len(trace.steps))
     immediate, WT = runs_first(immediate, 3), runs_first(W, 2).transpose(1, 2)
     d, T, L = trace.d, len(trace.steps), immediate.shape[1]
     for block in d[T]:
@@ -104,7 +107,7 @@ def scaled_deltas(
     Mantissas of `immediate` are shaped as in `deltas`, exponents (*runs, L, batch). Returns dE/ds_t (*runs, T, batch, blocks hidden), delta
     and sent (*runs, T, batch, ...), which share one exponent tensor.
     """
-    waiting, late = _late(late)
+    waiting, late = _late(late, len(trace.steps))
     T, (batch, hidden) = len(trace.steps), trace.s[0].shape[-2:]
     others = (cell.blocks - 1) * hidden  # nothing but h is seen from outside
     given = F.pad(runs_first(immediate.mantissa, 3), (0, others)) if others else runs_first(immediate.mantissa, 3)

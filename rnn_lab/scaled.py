@@ -33,7 +33,8 @@ def ldexp_(x: Tensor, k: Tensor) -> Tensor:
     bias = _BITS[x.dtype][2]
     last = k.clamp(1 - bias, bias)
     rest = k - last
-    if rest.any():  # comes first: what it makes subnormal the last factor makes 0, so only that one rounds
+    if rest.is_cuda or rest.any():  # a GPU is not asked, since that would be waiting for it
+        # comes first: what it makes subnormal the last factor makes 0, so only that one rounds
         x *= power_of_two(rest.clamp(1 - bias, bias), x.dtype).unsqueeze(-1)
     x *= power_of_two(last, x.dtype).unsqueeze(-1)
     return x

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rnn_lab import bptt, cells, clipping, flossing, optimizers, predictions, probes, vectorize
 from rnn_lab.config import Config
-from rnn_lab.engines import engine_for
+from rnn_lab.engines import engine_for, loops_for
 from rnn_lab.evaluation import evaluations
 from rnn_lab.tasks import Streams
 
@@ -72,11 +72,14 @@ class Training:
         dtype, device = DTYPES[first.training.dtype], first.training.device
         self.configs, self.task = configs, vectorize.make_task(first.task)
         cell = vectorize.make_cell(configs, dtype, device)
-        self.net = bptt.Net(cell, self.task.loss, self.task.loss_steps, first.task.reduction)
+        loops = loops_for(first, cell, self.task.inputs)
+        self.net = bptt.Net(cell, self.task.loss, self.task.loss_steps, first.task.reduction, loops)
         init_rngs, data_rngs, eval_roots = zip(*(vectorize.streams(c.seed) for c in configs), strict=True)
         self.eval_roots = list(eval_roots)
         self.theta = vectorize.stack_parameters(configs, self.task, list(init_rngs), dtype, device)
-        self.batches = vectorize.mini_batches(self.task, list(data_rngs), first.training.batch_size, dtype, device)
+        self.batches = vectorize.mini_batches(
+            self.task, list(data_rngs), first.training.batch_size, dtype, device, ahead=True
+        )
 
         def per_run(group: str, key: str) -> Tensor:
             return vectorize.per_run([getattr(getattr(c, group), key) for c in configs], device)
@@ -93,7 +96,7 @@ class Training:
         self.before = self.theta.like() if first.probe.smoothness_every else None  # the parameters one update ago
 
         self.step, self.done = 0, False
-        self.active = torch.ones(len(configs), dtype=torch.bool, device=device)
+        self.active = torch.ones(len(configs), dtype=torch.bool)  # not on the device: the loop's own decisions
         self.times_clipped, self.since = torch.zeros(len(configs), dtype=torch.float64, device=device), 0
 
     def advance(self) -> Iterator[Snapshot]:
@@ -117,7 +120,7 @@ class Training:
         applied, clipped = self.clip(g, self.theta.flat, self.clip_settings)
         self.times_clipped, self.since = self.times_clipped + clipped, self.since + 1
 
-        finite = torch.isfinite(loss) & torch.isfinite(clipping.norm(g))
+        finite = torch.isfinite((loss + clipping.norm(g)).cpu())  # the one time an update waits for a GPU
         diverged = self.active & ~finite & (training.updates > 0)
         rows, solved = self.active if record else diverged, torch.zeros_like(diverged)
         if rows.any():  # between two rows: what a run died of
@@ -136,7 +139,7 @@ class Training:
                 shares, pairs = self._contributions()
                 scalars |= shares
             if evaluate and training.stop_when_solved:
-                solved = self.active & ~diverged & (scalars["eval/error"] < self.task.solved_below)
+                solved = self.active & ~diverged & (scalars["eval/error"] < self.task.solved_below).cpu()
             ending = diverged | solved
             if _spectrum_due(step, self.first):
                 scalars |= self._spectrum()
@@ -208,11 +211,11 @@ class Training:
         late = self.batches.late
         return Snapshot(
             self.step,
-            runs.cpu().numpy(),
-            {name: v.double().cpu().numpy() for name, v in scalars.items()},
-            {name: v.float().cpu().numpy() for name, v in timesteps.items()},
-            diverged.cpu().numpy(),
-            solved.cpu().numpy(),
+            runs.numpy(),
+            _to_host(scalars, torch.float64),
+            _to_host(timesteps, torch.float32),
+            diverged.numpy(),
+            solved.numpy(),
             np.zeros(len(runs), np.int64) if late is None else late.cpu().numpy(),
             None if contributions is None else contributions.float().cpu().numpy(),
         )
@@ -254,6 +257,14 @@ class Training:
             self.clip_settings.history.put(run, state["norms"])
         self.step, self.since = states[0]["step"], states[0]["since"]
         self.batches.restore([state["generator"] for state in states], self.step)
+
+
+def _to_host(values: dict[str, Tensor], dtype: torch.dtype) -> dict[str, NDArray]:
+    """Tensors of one shape as arrays; what is on a GPU comes in one go."""
+    there = [name for name, value in values.items() if value.is_cuda]
+    if there:
+        values = values | dict(zip(there, torch.stack([values[name].to(dtype) for name in there]).cpu(), strict=True))
+    return {name: value.to(dtype).numpy() for name, value in values.items()}
 
 
 def _due(every: int | None, step: int, last: bool = False) -> bool:

@@ -2,7 +2,8 @@
 
 import math
 from collections import defaultdict
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,15 +15,12 @@ from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.cells import GRU, LSTM, Cell, Elman, Leaky, Own
 from rnn_lab.config import Config, static_key
 from rnn_lab.config import Task as TaskConfig
+from rnn_lab.drawing import BLOCK, FEW, Drawers, Recipe, Rng, can_have_processes, packed, unpacked
 from rnn_lab.parameters import Parameters
 from rnn_lab.tasks import OF_CORPORA, TASKS, Streams, Task, of_corpus
 
-BLOCK = 16  # mini-batches drawn at a time; a constant, so that a run's draws do not depend on the program it is in
-
 # Programs of 8 to 128 runs train equally fast (H = 50, B = 20, T = 100); so their size is a matter of memory, and of how many runs wait.
 MOST_RUNS, MEMORY = 32, 512 * 2**20
-
-Rng = np.random.Generator
 
 
 def make_task(config: TaskConfig) -> Task:
@@ -156,9 +154,22 @@ def stack_parameters(configs: list[Config], task: Task, rngs: list[Rng], dtype: 
     return stacked
 
 
+class Block(NamedTuple):
+    """BLOCK mini-batches of every run.  x, y, late: as in MiniBatches.  states: where the generators stood before, `packed`.
+    on_device: x and y.
+    """
+
+    x: NDArray
+    y: NDArray
+    late: NDArray
+    states: NDArray
+    on_device: tuple[Tensor, Tensor]
+
+
 class MiniBatches:
     """The runs' mini-batches, each from its own generator, drawn a block at a time.
 
+    ahead: for a GPU, the next block while this one is trained on.
     x: a block, symbols of one-hot inputs (runs, BLOCK, T, batch) as uint8, or numbers (runs, BLOCK, T, batch, inputs).
     y: its targets (runs, BLOCK, L, batch, ...).  drawn: how many mini-batches there have been.
     late: how many of the T steps come before each run's own first, (runs,); None: none in any run.
@@ -167,11 +178,18 @@ class MiniBatches:
     x: NDArray
     y: NDArray
 
-    def __init__(self, task: Task, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str):
+    def __init__(
+        self, task: Task, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str, ahead: bool = False
+    ):
         self.task, self.batch_size, self.drawn, self.late = task, batch_size, 0, None
-        self._rngs, self._device, self._numbers = rngs, device, torch.zeros((), dtype=dtype).numpy().dtype
-        self._states = [dict(rng.bit_generator.state) for rng in rngs]  # at the beginning of the block
-        self._late = np.zeros((len(rngs), BLOCK), np.int64)
+        self._rngs, self._device = rngs, device
+        self._states, self._drawers = (
+            self._here(),
+            cast("Drawers | None", None),
+        )  # states: at the beginning of the block
+        self._recipe = Recipe(task, batch_size, torch.zeros((), dtype=dtype).numpy().dtype)
+        self._thread = ThreadPoolExecutor(1) if ahead and device != "cpu" else None
+        self._ahead: Future[Block] | None = None
         self._one_hot = torch.zeros(len(rngs), task.steps, batch_size, task.inputs, dtype=dtype, device=device)
 
     @property
@@ -183,36 +201,51 @@ class MiniBatches:
         """On to every run's next mini-batch."""
         self.drawn += 1
         if self.k == 0:
-            self._draw_block()
+            self._next_block()
         late = self._late[:, self.k]
         self.late = torch.from_numpy(late.copy()).to(self._device) if late.any() else None
 
-    def _draw_block(self) -> None:
-        self._states = [dict(rng.bit_generator.state) for rng in self._rngs]
-        drawn = []
-        for run, rng in enumerate(self._rngs):
-            drawn.append([self._as_numbers(z) for z in self._block(run, rng)])
-        self.x, self.y = (np.stack(z) for z in zip(*drawn, strict=True))
+    def _next_block(self) -> None:
+        self.x, self.y, self._late, self._states, self._on_device = (
+            self._ahead.result() if self._ahead else self._draw()
+        )
+        if self._thread:
+            self._ahead = self._thread.submit(self._draw)
 
-    def _block(self, run: int, rng: Rng) -> tuple[NDArray, NDArray]:
-        """x and y of a run's next BLOCK mini-batches."""
-        lengths = self.task.lengths(rng, BLOCK)
-        self._late[run] = 0 if lengths is None else self.task.steps - lengths
-        return self.task.draw(rng, BLOCK, self.batch_size, lengths)
+    def _draw(self) -> Block:
+        if self._drawers:
+            states, (x, y, late) = self._drawers.states.copy(), self._drawers.draw_all()
+        else:
+            states, (x, y, late) = self._here(), self._blocks()
+            if self._thread and len(self._rngs) >= FEW and can_have_processes():
+                self._drawers = Drawers(self._recipe, [x, y, late], self._here())
+        on_device = torch.from_numpy(x).to(self._device), torch.from_numpy(y).to(self._device)
+        return Block(x, y, late.copy(), states, on_device)
 
-    def _as_numbers(self, z: NDArray) -> NDArray:
-        return z.astype(self._numbers, copy=False) if z.dtype.kind == "f" else z
+    def _blocks(self) -> list[NDArray]:
+        """Of every run: x, y and late of its next BLOCK mini-batches."""
+        return self._recipe.draw_all(self._rngs)
+
+    def _here(self) -> NDArray:
+        return np.stack([packed(rng) for rng in self._rngs])
+
+    def at_hand(self) -> tuple[Tensor, Tensor]:
+        """x and y of the mini-batch at hand as they were drawn: symbols or numbers, targets (runs, L, batch, ...)."""
+        x, y = self._on_device
+        return x[:, self.k], y[:, self.k]
+
+    def dense(self, x: Tensor) -> Tensor:
+        """x as the net sees it, (runs, T, batch, inputs): symbols one-hot, in memory that the next call overwrites."""
+        return self._one_hot.zero_().scatter_(-1, x.long().unsqueeze(-1), 1) if x.dtype == torch.uint8 else x
 
     def tensors(self) -> tuple[Tensor, Tensor]:
         """The mini-batch at hand: x (runs, T, batch, inputs), which the next call overwrites, and y (runs, L, batch, ...)."""
-        x = torch.from_numpy(self.x[:, self.k]).to(self._device)
-        if x.dtype == torch.uint8:
-            x = self._one_hot.zero_().scatter_(-1, x.long().unsqueeze(-1), 1)
-        return x, self.targets()
+        x, y = self.at_hand()
+        return self.dense(x), y
 
     def targets(self) -> Tensor:
         """y of the mini-batch at hand, (runs, L, batch, ...)."""
-        return torch.from_numpy(self.y[:, self.k]).to(self._device)
+        return self.at_hand()[1]
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """The next mini-batch of every run, as `tensors` gives it."""
@@ -221,15 +254,20 @@ class MiniBatches:
 
     def state(self) -> list[dict[str, Any]]:
         """Where each run's generator stood when the block at hand began: with `drawn`, all that `restore` needs."""
-        return self._states
+        return [unpacked(state) for state in self._states]
 
     def restore(self, states: list[dict[str, Any]], drawn: int) -> None:
         """Goes (back) to where `drawn` mini-batches have been drawn; the next one is the one that followed then."""
+        if self._ahead:
+            self._ahead.result()
+            self._ahead = None
         for rng, state in zip(self._rngs, states, strict=True):
             rng.bit_generator.state = state
+        if self._drawers:
+            self._drawers.states[:] = self._here()
         self.drawn = drawn
         if drawn:
-            self._draw_block()
+            self._next_block()
 
 
 class Chunks(MiniBatches):
@@ -239,16 +277,20 @@ class Chunks(MiniBatches):
         super().__init__(task, rngs, batch_size, dtype, device)
         self._streams, self._starts = task, [task.start(rng) for rng in rngs]
 
-    def _block(self, run: int, rng: Rng) -> tuple[NDArray, NDArray]:
+    def _blocks(self) -> list[NDArray]:
         first = (self.drawn - 1) // BLOCK * BLOCK
-        return self._streams.read(self._starts[run], first, BLOCK, self.batch_size)
+        read = [self._streams.read(start, first, BLOCK, self.batch_size) for start in self._starts]
+        x, y = (self._recipe.typed(np.stack(z)) for z in zip(*read, strict=True))
+        return [x, y, np.zeros((len(read), BLOCK), np.int64)]
 
 
-def mini_batches(task: Task, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str) -> MiniBatches:
+def mini_batches(
+    task: Task, rngs: list[Rng], batch_size: int, dtype: torch.dtype, device: str, ahead: bool = False
+) -> MiniBatches:
     """What a task is trained on."""
     if isinstance(task, Streams):
         return Chunks(task, rngs, batch_size, dtype, device)
-    return MiniBatches(task, rngs, batch_size, dtype, device)
+    return MiniBatches(task, rngs, batch_size, dtype, device, ahead)
 
 
 def per_run(values: list[float], device: str) -> Tensor:

@@ -512,6 +512,11 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     [line] = problems(with_leaf("training.device", "cuda:1"))
     assert line == "training.device=cuda:1: no GPU here, use cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    [line] = problems(with_leaf("training.device", "cuda:2"))
+    assert line == "training.device=cuda:2: must be cuda:0 to cuda:1, or cpu"
+    assert problems(with_leaf("training.device", "cuda:1")) == []
 
 
 def test_omega_is_of_elman_and_leaky_alone():

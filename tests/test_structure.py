@@ -17,7 +17,7 @@ LAYERS: list[set[str]] = [
     | {"graded", "lyapunov", "corpora"},
     {"parameters", "cells", "recurrence", "bptt", "double_sum", "regularizers", "kernels", "jacobians"},
     {"tasks", "probes"},
-    {"config", "vectorize"},
+    {"config", "drawing", "vectorize"},
     {"engines", "evaluation", "predictions", "flossing"},
     {"training"},
     {"recording", "conditions", "results"},

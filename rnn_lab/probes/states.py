@@ -29,7 +29,8 @@ def gate_saturation(gates: list[Tensor], number: int, sigmoids: tuple[int, ...])
     """
 
     def fraction(layer: Tensor) -> Tensor:
-        values = layer.unflatten(-1, (number, -1))[..., list(sigmoids), :]
+        each = layer.chunk(number, -1)
+        values = torch.stack([each[gate] for gate in sigmoids], -2)
         return torch.where(values.isnan(), values, ((values < 0.1) | (values > 0.9)).to(values.dtype))
 
     return torch.stack([fraction(layer).mean((-3, -2, -1), dtype=torch.float64) for layer in gates], dim=-2)

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from rnn_lab.losses import softmax_cross_entropy
 from rnn_lab.tasks.base import Baseline, Task, per_batch
-from rnn_lab.tasks.temporal_order import DISTRACTORS, A
+from rnn_lab.tasks.temporal_order import A, distractors
 
 
 class TemporalOrder3Bit(Task):
@@ -33,7 +33,7 @@ class TemporalOrder3Bit(Task):
     ) -> tuple[NDArray, NDArray]:
         L = per_batch(lengths, self.steps)
         w, late = L // 10, self.steps - L
-        symbols = rng.integers(DISTRACTORS, size=(batches, self.steps, batch_size), dtype=np.uint8)
+        symbols = distractors(rng, (batches, self.steps, batch_size))
         v = rng.integers(2, size=(3, batches, 1, batch_size))
         for start, bit in zip((w, 3 * L // 10, 6 * L // 10), v, strict=True):
             place = late + start + rng.integers(w, size=(batches, 1, batch_size))

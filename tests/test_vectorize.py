@@ -246,3 +246,8 @@ def test_labels_stay_classes_and_hyperparameters_are_float64():
     lr = vectorize.per_run([0.1, 1e-9], "cpu")
     assert lr.dtype == torch.float64
     assert lr.tolist() == [0.1, 1e-9]
+
+
+def test_a_gpu_takes_programs_of_many_more_runs():
+    sizes = [vectorize.best_size(make_config({"training.device": device})) for device in ("cpu", "cuda")]
+    assert sizes[1] >= 16 * sizes[0]

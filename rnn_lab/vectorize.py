@@ -21,7 +21,7 @@ from rnn_lab.tasks import OF_CORPORA, TASKS, Streams, Task, of_corpus
 
 # Programs of 8 to 128 runs train equally fast (H = 50, B = 20, T = 100); so their size is a matter of memory, and of how many runs wait.
 MOST_RUNS, MEMORY = 32, 512 * 2**20
-# A GPU takes less time a run the more there are: at those sizes 13 microseconds with 64 runs, 5 with 512, 4 with 2048.
+# A GPU takes less time a run the more there are: at those sizes 19 microseconds with 64 runs, 5 with 512, 4 with 2048.
 MOST_RUNS_ON_A_GPU, MEMORY_OF_A_GPU = 1024, 16 * 2**30
 
 

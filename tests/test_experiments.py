@@ -60,7 +60,10 @@ def test_the_first_job_trains_two_steps(experiment, tmp_path):
     assert list(loaded.steps["step"]) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda p: p.stem)
+SLOW = [pytest.param(p, marks=pytest.mark.slow) if p.stem.endswith(("_hours", "_paper")) else p for p in EXPERIMENTS]
+
+
+@pytest.mark.parametrize("experiment", SLOW, ids=lambda p: p.stem)
 def test_every_job_is_sound(experiment, tmp_path):
     """An engine that does not exist is the only thing that is wrong with any of its jobs."""
     ended = train(f"experiment={experiment.stem}", "hydra.launcher.engine=warp", cwd=tmp_path)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +41,7 @@ def test_every_figure_has_a_picture_and_a_command():
         assert f"python {path.relative_to(ROOT)}" in section, path
 
 
+@pytest.mark.slow
 def test_the_widest_that_fits_and_always_the_same():
     noise = np.random.default_rng(0).integers(0, 255, (200, 1200, 3), dtype=np.uint8)
     smooth = Image.fromarray(np.tile(np.linspace(0, 255, 2000, dtype=np.uint8), (900, 1)))

@@ -42,7 +42,7 @@ def groups(results: Results, ignored: tuple[str, ...] = ()) -> pd.DataFrame:
         length=leaf("task.length", 0).astype(int),
         init=scale.where(std.eq("std null"), std).where(preset.eq("none"), preset),
     )
-    named = named.assign(**origins(runs).drop(columns="run_id"))
+    named[["code", "dirty"]] = origins(runs)[["code", "dirty"]]
     named["variant"] = _variants(runs, results.config, named, IGNORED + ignored)
     return named
 

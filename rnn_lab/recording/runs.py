@@ -87,7 +87,8 @@ def _check(
     for number, (row, text) in enumerate(zip(rows, texts, strict=True)):
         start = end
         try:
-            end += size * int(row.get("T", info["T"]))
+            length: Any = row.get("T", info["T"])
+            end += size * int(length)
             if end > len(blocks):
                 row.pop(checked.KEY, None)
             else:

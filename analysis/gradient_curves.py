@@ -55,7 +55,8 @@ def _record(results: Results, step: int) -> pd.DataFrame:
     curves[["relative", "relative_low", "relative_high"]] = relative
     runs = grouping.groups(results, grouping.AFTER_UPDATES if step == 0 else ())
     known = results.steps[results.steps["step"] == step].merge(runs, on="run_id")
-    eta = np.exp(np.log(known["theory/eta"]).groupby([known[key] for key in GROUP]).mean()).rename("eta")
+    log_eta = known["theory/eta"].transform(np.log).groupby([known[key] for key in GROUP]).mean()
+    eta = log_eta.transform(np.exp).rename("eta")
     curves = curves.join(eta, on=GROUP)
     bound = pd.Series(theory.log10_bound(curves["eta"], curves["lag"]), curves.index)
     return curves.assign(bound=bound.where(curves["eta"].notna()))

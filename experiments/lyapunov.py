@@ -83,7 +83,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
         wrong = dict.fromkeys(line.replace(f"{key}=", f"{option} ") for line in wrong)
     if wrong:
         parser.error("; ".join(wrong))
-    given = args.config.task if args.run else Task(name=args.task, length=args.length)
+    given = args.config.task if args.config is not None else Task(name=args.task, length=args.length)
     if vectorize.make_task(given).lengths(np.random.default_rng(0), 1) is not None:
         parser.error(f"--task {given.name}: its sequences differ in length; must be one whose sequences don't")
     return args

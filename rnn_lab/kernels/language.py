@@ -39,6 +39,7 @@ def sigmoid(a):
 
 @triton.jit
 def phi(a, PHI: tl.constexpr):
+    """phi(a), of the activation of that number."""
     if PHI == SIGMOID:
         return sigmoid(a)
     if PHI == TANH:
@@ -78,6 +79,7 @@ def examples(batch, hidden, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
 
 @triton.jit
 def two_to(k):
+    """2^k for whole k from -126 to 127."""
     return ((k + 127) << 23).to(tl.float32, bitcast=True)
 
 

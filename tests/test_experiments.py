@@ -1,6 +1,7 @@
 """Every experiment of conf/experiment: a question, sound jobs, and a first job that trains."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,16 @@ def test_every_job_probes_its_untrained_net(experiment, tmp_path):
     assert ended.status == 0, ended.err
     runs = results.load(tmp_path / "runs" / experiment.stem).runs
     assert set(runs["status"]) == {"completed"}
-    assert len(runs) == len(list(itertools.product(*sweep_of(experiment).values())))
+    assert len(runs) == len(set(distinct(sweep_of(experiment))))
+
+
+def distinct(sweep: dict[str, list[str]]) -> Iterator[tuple[tuple[str, str], ...]]:
+    """Its jobs; an LSTM is the same run whatever model.activation says."""
+    for choices in itertools.product(*sweep.values()):
+        job = dict(zip(sweep, choices, strict=True))
+        if job.get("model") in ("lstm", "gru"):
+            job.pop("model.activation", None)
+        yield tuple(job.items())
 
 
 def test_the_main_sweep_fits_the_demo():

@@ -316,11 +316,10 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
             )
     if init.chrono is not None and (init.forget_bias != 1 or {"init.chrono", "init.forget_bias"} <= given):
         found.append(f"init.chrono={init.chrono} and init.forget_bias={init.forget_bias}: give one of the two")
-    if init.std is not None and init.name != "gaussian":
+    twice = sorted(given & {"init", "init.name", "model.activation"}) if config.preset != "none" else []
+    found += [f"preset={config.preset} sets {key}: give one of the two" for key in twice]
+    if init.std is not None and init.name != "gaussian" and not twice:  # else the std is the preset's
         found.append(f"init.std={init.std}: only init=gaussian has a std (init.scale is the gain or, for sparse, rho)")
-    if config.preset != "none":
-        for key in sorted(given & {"init", "init.name", "model.activation"}):
-            found.append(f"preset={config.preset} sets {key}: give one of the two")
     if config.regularizer.name == "omega" and config.training.truncation is not None:
         found.append(f"training.truncation={config.training.truncation}: regularizer=omega needs full BPTT, null")
     if config.regularizer.name == "omega" and config.model.name not in POINTWISE_CELLS:

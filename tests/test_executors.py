@@ -1,7 +1,9 @@
 """hydra.launcher.engine=processes: the same numbers from processes of their own, whoever is killed. (slurm, ray: files of their own.)"""
 
+import multiprocessing
 import os
 import signal
+import struct
 from dataclasses import replace
 
 import pytest
@@ -24,8 +26,10 @@ from launched import (
 from oracle import make_config
 
 from rnn_lab import results
+from rnn_lab.executors import processes
 from rnn_lab.executors.work import train as train_program
 from rnn_lab.options import Options
+from rnn_lab.recording.progress import Silent
 from rnn_lab.recording.store import read_run
 from rnn_lab.runner import Job
 
@@ -65,6 +69,38 @@ def test_a_program_that_begins_again_leaves_alone_what_it_has_finished(tmp_path)
     assert [outcome.status for outcome in outcomes] == ["completed"] * 2
     assert outcomes[0].summary == first.summary
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "0").iterdir()} == before
+
+
+def test_a_worker_killed_in_the_middle_of_its_message_is_a_killed_worker(tmp_path):
+    """It said that 100 bytes would come, and 3 of them came."""
+    job = Job(make_config({"tracker.name": "none"}), tmp_path, {})
+    here, there = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=os.kill, args=(os.getpid(), 0))
+    process.start()
+    os.write(there.fileno(), struct.pack("!i", 100) + b"abc")
+    there.close()
+    [outcome] = processes.Worker(process, 0, here).outcomes([job])
+    assert (outcome.status, "its worker" in (outcome.error or "")) == ("killed", True)
+
+
+def test_a_worker_killed_before_it_has_read_what_to_do_loses_its_own_program_only(tmp_path, monkeypatch):
+    """The first of two."""
+    config = make_config({"task.length": 10, "model.hidden": 4, "training.updates": 3, "tracker.name": "none"})
+    jobs = [Job(replace(config, seed=seed), tmp_path / str(seed), {}) for seed in (0, 1)]
+    for job in jobs:
+        job.directory.mkdir()
+    start_worker, starts = multiprocessing.process.BaseProcess.start, []
+
+    def first_fails(process):
+        starts.append(process)
+        if len(starts) == 1:
+            raise BrokenPipeError("Broken pipe")
+        start_worker(process)
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", first_fails)
+    [[lost], [kept]] = processes.run([jobs[:1], jobs[1:]], Options(engine="processes", workers=1), Silent(2, 0))
+    assert (lost.status, lost.error) == ("killed", "its worker did not start (Broken pipe)")
+    assert kept.status == "completed"
 
 
 @pytest.mark.slow

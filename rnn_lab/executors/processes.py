@@ -34,7 +34,7 @@ class Worker(NamedTuple):
         """What it told, or what the records say if it died before."""
         try:
             return self.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):  # OSError: killed in the middle of the message
             self.process.join()
             code = self.process.exitcode or 0
             how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
@@ -56,9 +56,16 @@ def run(programs: Sequence[list[Job]], options: Options, progress: Progress) -> 
                 here, there = context.Pipe(duplex=False)
                 arguments = (there, programs[index], options.checkpoint_seconds)
                 process = context.Process(target=_work, args=arguments, daemon=True)
-                process.start()
-                there.close()
-                working[here] = Worker(process, index, here)
+                try:
+                    process.start()
+                except (EOFError, OSError) as error:  # killed before it had read what to do, or the server it forks off was
+                    outcomes[index] = [recorded(job, f"its worker did not start ({error})") for job in programs[index]]
+                    watch.ended(index, outcomes[index])
+                    here.close()
+                else:
+                    working[here] = Worker(process, index, here)
+                finally:
+                    there.close()
             for pipe in wait(list(working), timeout=0.5):
                 worker = working.pop(pipe)  # type: ignore[arg-type]
                 outcomes[worker.index] = worker.outcomes(programs[worker.index])

@@ -1,6 +1,7 @@
 """Errors of Hydra and OmegaConf, which take several lines and name no remedy, as one line each: key, value, what is allowed."""
 
 import difflib
+import errno
 import re
 import sys
 import traceback
@@ -13,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rnn_lab.config import Config, ConfigError, leaves
 from rnn_lab.recording.store import Locked
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # raised as data are written out, often without a name
 HINTS = (  # pattern over the message, the line that answers it
     (r"Ambiguous value for argument '(?P<o>[^']*)'", "{o}: several values make a sweep; add -m"),
     (r"Could not find '(?P<group>[^'/]*)/(?P<option>[^']*)'", "{group}={option}: must be one of {options}"),
@@ -26,8 +28,8 @@ def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
     for ours in (error, error.__cause__):  # Hydra may have wrapped it
         if isinstance(ours, ConfigError | Locked):
             return str(ours)
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM):
+        return f"{error.filename or 'the disk'}: {error.strerror}"
     if not isinstance(error, HydraException | OmegaConfBaseException) and not _hydra_refuses(error):
         return "".join(traceback.format_exception(error)).rstrip()
     message = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)

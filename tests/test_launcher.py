@@ -1,10 +1,12 @@
 """Sweeps: one program of many runs, and every run as if it were alone. Each command is a process of its own."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from commands import SMALL, end, start, train
+from commands import ENVIRONMENT, SMALL, TRAIN, end, start, train
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_automatic_config_search_path
@@ -449,6 +451,15 @@ def test_a_single_run_is_resumed_like_any_other(tmp_path):
     assert told(run)["status"] == "killed"
     finished_as_if_undisturbed(tmp_path, alone)
     assert len(told(run)["resumed"]) == 1
+
+
+def test_a_disk_without_room_is_one_line(copied):
+    """Nothing can be trained then; nothing is lost either."""
+    before = times(copied)
+    full = ["sh", "-c", 'ulimit -f 0; exec "$0" "$@"', sys.executable, str(TRAIN), *SWEEP]
+    ended = subprocess.run(full, cwd=copied, env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (2, f"the disk: {os.strerror(errno.EFBIG)}\n")
+    assert times(copied) == before
 
 
 # -------------------- dry run

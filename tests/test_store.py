@@ -4,6 +4,7 @@ import fcntl
 import json
 import math
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 
 from rnn_lab import results
 from rnn_lab.config import Config, container, run_id
-from rnn_lab.recording import Row, RunInfo
+from rnn_lab.recording import Row, RunInfo, checked
 from rnn_lab.recording.store import Locked, StoreSink, lock, read_run, write_json
 
 LAYERS, T = 2, 5
@@ -311,3 +312,17 @@ def test_a_store_that_cannot_be_opened_leaves_the_record_of_a_failure(tmp_path):
     assert record["status"] == "failed"
     assert "IsADirectoryError" in record["error"]
     os.close(lock(tmp_path))
+
+
+def test_a_disk_without_room_is_told_by_the_files_name_and_harms_nothing(tmp_path):
+    path = tmp_path / "run.json"
+    write_json(path, {"n": 0})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        with pytest.raises(OSError, match="File too large") as told:
+            write_json(path, {"n": "x" * 1000})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert told.value.filename == str(path)
+    assert checked.loads(path.read_bytes())["n"] == 0

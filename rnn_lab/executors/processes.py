@@ -58,7 +58,7 @@ def run(programs: Sequence[list[Job]], options: Options, progress: Progress) -> 
                 process = context.Process(target=_work, args=arguments, daemon=True)
                 try:
                     process.start()
-                except (EOFError, OSError) as error:  # killed before it had read what to do, or the server it forks off was
+                except (EOFError, OSError) as error:  # it was killed before it had read this, or its server was
                     outcomes[index] = [recorded(job, f"its worker did not start ({error})") for job in programs[index]]
                     watch.ended(index, outcomes[index])
                     here.close()

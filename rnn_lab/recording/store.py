@@ -73,18 +73,23 @@ def is_locked(directory: Path) -> bool:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replaces a file atomically."""
-    temporary = path.with_name(f".{path.name}")  # the same one after a kill: nothing is left lying about
-    temporary.write_text(checked.dumps(content))
-    os.replace(temporary, path)
+    """Replaces a file atomically. Raises OSError, which names the file."""
+    _replace(path, checked.dumps(content).encode())
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Replaces a .npy file atomically; its directory is made."""
+    """Replaces a .npy file atomically; its directory is made. Raises OSError, which names the file."""
     path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(checked.array_bytes(array))
-    os.replace(temporary, path)
+    _replace(path, checked.array_bytes(array))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}")  # the same one after a kill: nothing is left lying about
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:  # a full disk does not say whose file it had no room for
+        raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
 def read_run(directory: Path) -> dict[str, Any] | None:

@@ -461,7 +461,9 @@ def held_to(sweep: Sweep, truth: Truth) -> None:
     check(recorded(sweep) == recorded(truth.sweep), "other bytes than the undisturbed sweep's")
     mine, theirs = results.load(sweep.directory), truth.loaded
     varying = [name for name in VARYING if name in mine.runs] + ["tracker.name"]
-    check(mine.runs.drop(columns=varying).equals(theirs.runs.drop(columns=varying)), "other runs")
+    mine_alike, theirs_alike = mine.runs.drop(columns=varying), theirs.runs.drop(columns=varying)
+    other = [name for name in theirs_alike if name not in mine_alike or not mine_alike[name].equals(theirs_alike[name])]
+    check(mine_alike.equals(theirs_alike), "other runs:", other)
     check(mine.steps.equals(theirs.steps), "other steps")
     check(mine.timesteps.equals(theirs.timesteps), "other timesteps")
     doubled = int(mine.steps.duplicated(["run_id", "step"]).sum())

@@ -1,4 +1,4 @@
-"""The states themselves: their size, and how far the activations are from saturation."""
+"""The states themselves: their size, and how far the activations are from saturation. Cost: part of a row's .7 of an update (adjoints)."""
 
 import torch
 from torch import Tensor

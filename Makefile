@@ -45,9 +45,26 @@ audit: .venv
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 	$(BIN)/pip-audit --strict --disable-pip --no-deps -r requirements-torch.txt
 
+# Everything that takes minutes, half an hour in all; what is trained already is not trained again.
 figures: demo
 	$(BIN)/python experiments/bifurcation.py
 	$(BIN)/python experiments/error_surface.py
+	$(BIN)/python experiments/lyapunov.py
+	$(BIN)/python analysis/lyapunov.py runs/lyapunov
+	for experiment in gradient_curves contributions memory phase_diagram; do \
+		$(BIN)/python experiments/train.py experiment=$$experiment && $(BIN)/python analysis/$$experiment.py runs/$$experiment || exit 1; done
+	$(BIN)/python experiments/train.py experiment=exponents
+	$(BIN)/python analysis/training_curves.py runs/exponents
+	$(BIN)/python experiments/train.py experiment=remedies
+	$(BIN)/python analysis/remedies.py runs/remedies
+	$(BIN)/python analysis/clipping.py runs/remedies --where regularizer.name=none
+	$(BIN)/python experiments/train.py experiment=success_rate_minutes
+	$(BIN)/python analysis/success_rate.py runs/success_rate_minutes
+	for experiment in pathological_minutes characters_minutes; do \
+		$(BIN)/python experiments/train.py experiment=$$experiment && $(BIN)/python analysis/tables.py runs/$$experiment || exit 1; done
+	@if $(BIN)/python -c "import music21" 2> /dev/null; \
+		then $(BIN)/python experiments/train.py experiment=music_minutes && $(BIN)/python analysis/tables.py runs/music_minutes; \
+		else echo "Not made: the table of polyphonic music, which needs $(BIN)/pip install '.[music]'"; fi
 
 bench: .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'

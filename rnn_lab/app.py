@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rnn_lab import config_files, launcher
 from rnn_lab.complaints import complaint
 from rnn_lab.config import CELL_NAMES, Config, ConfigError, problems, run_id, typed
+from rnn_lab.interrupts import SIGNALS
 from rnn_lab.jobs import RunsFailed, Task, check, finished, metric, report, run_directory, train_jobs
 from rnn_lab.options import options
 from rnn_lab.recording import wandb
@@ -112,8 +113,15 @@ def command_line(main: Any) -> None:
     register()
     own_errors = os.environ.get("HYDRA_FULL_ERROR") != "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra lets exceptions through to us
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, lambda number, _: sys.exit(128 + number))
+    came: list[int] = []
+
+    def leave(number: int, _: object) -> None:
+        came.append(number)
+        sys.exit(128 + number)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, leave)
     try:
         main()
         sys.stdout.flush()
@@ -122,9 +130,9 @@ def command_line(main: Any) -> None:
         sys.exit(128 + signal.SIGPIPE)
     except RunsFailed:
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except Exception as error:
+        if came:  # the exit went through code that tidied up after itself, and failed (OmegaConf does)
+            sys.exit(128 + came[0])
         if not own_errors:
             raise
         print(complaint(error), file=sys.stderr)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -76,3 +78,26 @@ def test_other_threads_defer_nothing_and_do_not_fail():
     thread.start()
     thread.join()
     assert found == [[]]
+
+
+UNTIDY = """
+import os, signal
+from rnn_lab import app
+
+def main():
+    try:
+        os.kill(os.getpid(), signal.Signals({number}))
+    finally:
+        None.tidy_up()
+
+app.command_line(main)
+"""
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_command_ends_by_its_signal_whatever_breaks_on_the_way_out(number):
+    """OmegaConf's own way out does, where it is left in the middle of a list."""
+    ended = subprocess.run(
+        [sys.executable, "-c", UNTIDY.format(number=int(number))], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (128 + number, "")

@@ -326,3 +326,19 @@ def test_a_disk_without_room_is_told_by_the_files_name_and_harms_nothing(tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert told.value.filename == str(path)
     assert checked.loads(path.read_bytes())["n"] == 0
+
+
+def test_a_row_that_the_disk_takes_a_part_of_is_no_row(tmp_path):
+    """The system takes what there is room for and says so only in a number. Whoever logs is told, and the rows before are whole."""
+    sink = opened(tmp_path)
+    sink.log(row(0))
+    block = (tmp_path / "timesteps.f32").stat().st_size
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (block + block // 2, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            sink.log(row(10))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    sink.finish("failed", {}, error="the disk is full")
+    assert list(results.load(tmp_path).steps["step"]) == [0]

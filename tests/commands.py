@@ -12,7 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
@@ -111,20 +111,24 @@ def _serve() -> None:
             print(json.dumps([os.waitstatus_to_exitcode(status), out.read(), err.read()]), flush=True)
 
 
-def _run_script(arguments: list[str]) -> None:
-    """As `python` runs it, up to the end of this process."""
-    status: object = 0
+def _run_script(arguments: list[str]) -> NoReturn:
+    """As `python` runs it, up to the end of this process, whatever comes."""
+    status: object = 1
     sys.argv = [str(TRAIN), *arguments]
     try:
-        runpy.run_path(str(TRAIN), run_name="__main__")
-    except SystemExit as leaving:
+        try:
+            runpy.run_path(str(TRAIN), run_name="__main__")
+            status = 0
+        except SystemExit as leaving:
+            status = leaving.code
+        except BaseException:
+            traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except SystemExit as leaving:  # a signal after the script's end, while its handler is still there
         status = leaving.code
-    except BaseException:
-        traceback.print_exc()
-        status = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status if isinstance(status, int) else int(status is not None))
+    finally:
+        os._exit(status if isinstance(status, int) else int(status is not None))
 
 
 if __name__ == "__main__":

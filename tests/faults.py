@@ -107,17 +107,19 @@ class Sweep:
         sys.stdout.flush()
         if child := os.fork():
             return child
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        os.environ["FAULTS_FOLDER"] = str(self.folder)
-        os.chdir(self.folder)
-        if clock:
-            _set_clock(clock)
-        log = os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        _run_script(self.arguments)
-        raise AssertionError
+        try:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.environ["FAULTS_FOLDER"] = str(self.folder)
+            os.chdir(self.folder)
+            if clock:
+                _set_clock(clock)
+            log = os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            _run_script(self.arguments)
+        finally:  # never back into the campaign
+            os._exit(70)
 
     def watch(self) -> None:
         """Every line that was seen is still there, and in its place."""

@@ -9,8 +9,12 @@ import pytest
 from commands import SMALL, train
 
 from rnn_lab import results
+from rnn_lab.config import from_container
+from rnn_lab.executors.work import train as train_program
+from rnn_lab.jobs import finished
 from rnn_lab.recording import checked
 from rnn_lab.recording.runs import damage
+from rnn_lab.runner import Job, Recorder
 
 RUN = [*SMALL, "probe.contributions_every=1", "eval.every=3", "eval.sequences=20"]
 FILES = ("run.json", "steps.jsonl", "timesteps.f32", "contributions/2.npy")
@@ -97,3 +101,26 @@ def test_what_an_earlier_version_wrote_has_no_checksums_and_is_read(run):
     for file in (run / "contributions").iterdir():
         file.write_bytes(file.read_bytes()[:-4])
     assert same(everything(run), whole)
+
+
+def test_a_harmed_run_that_a_worker_gets_is_measured_anew(run):
+    """A worker leaves alone what has ended, as finished by an earlier attempt, unless its driver has found it damaged."""
+    config = from_container(json.loads((run / "run.json").read_text())["config"])
+    job, before = Job(config, run, {}), (run / "steps.jsonl").read_bytes()
+    (run / "steps.jsonl").write_bytes(before.replace(b"train/loss", b"train/lost", 1))
+    assert finished(run) is None
+    [outcome] = train_program([job], 30.0)
+    assert outcome.status == "completed"
+    assert (run / "steps.jsonl").read_bytes() == before
+
+
+def test_what_is_whole_in_a_harmed_run_is_kept_while_the_rest_is_measured_anew(run):
+    """So that whoever kills that loses no row that was there."""
+    config = from_container(json.loads((run / "run.json").read_text())["config"])
+    lines = (run / "steps.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "steps.jsonl").write_bytes(b"".join([*lines[:-1], lines[-1].replace(b"train/loss", b"train/lost")]))
+    assert finished(run) is None
+    job = Job(config, run, {})
+    recorder = Recorder(job, job.beginning())
+    assert (run / "steps.jsonl").read_bytes() == b"".join(lines[:-1])
+    recorder.finish("killed")

@@ -45,7 +45,7 @@ audit: .venv
 	$(BIN)/pip-audit --strict --disable-pip --require-hashes -r requirements.lock
 	$(BIN)/pip-audit --strict --disable-pip --no-deps -r requirements-torch.txt
 
-# Everything that takes minutes, half an hour in all; what is trained already is not trained again.
+# Everything that takes minutes, a quarter of an hour in all; what is trained already is not trained again.
 figures: demo
 	$(BIN)/python experiments/bifurcation.py
 	$(BIN)/python experiments/error_surface.py

@@ -51,7 +51,9 @@ figures: demo
 	$(BIN)/python experiments/error_surface.py
 	$(BIN)/python experiments/lyapunov.py
 	$(BIN)/python analysis/lyapunov.py runs/lyapunov
-	for experiment in gradient_curves contributions memory phase_diagram; do \
+	$(BIN)/python experiments/phase_diagram.py sigmoid
+	$(BIN)/python analysis/phase_diagram.py runs/phase_diagram_sigmoid
+	for experiment in gradient_curves contributions memory; do \
 		$(BIN)/python experiments/train.py experiment=$$experiment && $(BIN)/python analysis/$$experiment.py runs/$$experiment || exit 1; done
 	$(BIN)/python experiments/train.py experiment=exponents
 	$(BIN)/python analysis/training_curves.py runs/exponents

@@ -1,6 +1,7 @@
 """The phase diagram of simulated wide nets: its table, what is drawn of it, and that theory's critical line runs through the zeros."""
 
 import importlib
+import runpy
 import sys
 from itertools import product
 from pathlib import Path
@@ -10,6 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from commands import end, start
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from oracle import make_config
 
 from rnn_lab import theory, training
@@ -29,8 +32,8 @@ def write_runs(sweep: Path, points, **values) -> None:
     jobs = [Job(config, sweep / run_id(config), {}) for config in configs]
     for job in jobs:
         job.directory.mkdir(parents=True)
-    for start in range(0, len(jobs), 16):
-        outcomes = run_program(jobs[start : start + 16], SimpleNamespace(advance=lambda *counts: None), 1e9)
+    for first in range(0, len(jobs), 16):
+        outcomes = run_program(jobs[first : first + 16], SimpleNamespace(advance=lambda *counts: None), 1e9)
         assert {outcome.status for outcome in outcomes} == {"completed"}
 
 
@@ -135,3 +138,26 @@ def test_what_makes_no_map_is_said(tmp_path, change, message):
         results.runs[key] = value
     with pytest.raises(ResultsError, match=message):
         phase_diagram.table(results)
+
+
+SCRIPT = Path(__file__).parents[1] / "experiments" / "phase_diagram.py"
+
+
+@pytest.mark.parametrize("activation", ["tanh", "sigmoid", "relu", "linear"])
+def test_the_experiments_gains_lie_on_both_sides_of_the_critical_line(activation):
+    """Where theory puts it, for the smallest input."""
+    gains = runpy.run_path(str(SCRIPT))["GAINS"][activation]
+    override = OverridesParser.create().parse_override(f"g={gains}")
+    swept = [float(g) for g in override.sweep_string_iterator()]
+    assert len(swept) == 30
+    assert min(swept) < theory.critical_g(activation, 0.0316**2) < max(swept)
+
+
+def test_the_experiment_takes_an_activation_and_overrides(tmp_path):
+    """All its jobs are sound: an engine that does not exist is the only thing that is wrong with them."""
+    ended = end(start("sigmoid", "hydra.launcher.engine=warp", cwd=tmp_path, script=SCRIPT))
+    assert (ended.status, ended.out) == (2, "")
+    assert [line.split("=")[0] for line in ended.err.splitlines()] == ["hydra.launcher.engine"]
+    ended = end(start("softplus", cwd=tmp_path, script=SCRIPT))
+    assert (ended.status, ended.err) == (2, "softplus: must be one of tanh, relu, linear, sigmoid, or key=value\n")
+    assert list(tmp_path.iterdir()) == []

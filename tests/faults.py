@@ -373,7 +373,14 @@ def disturb(sweep: Sweep, name: str, do: Doing, rng: random.Random) -> None:
 
 def rest(sweep: Sweep) -> None:
     """No command runs: rows that were harmed have been measured again, or will be by one of the next."""
-    sweep.harmed = {run for run in sweep.harmed if run.exists() and damage(run) is not None}
+    sweep.harmed = {run for run in sweep.harmed if run.exists() and (damage(run) is not None or torn(run))}
+
+
+def torn(run: Path) -> bool:
+    """Whether there are lines that count no longer: a command that was to measure them anew has been killed before it cut them off."""
+    record, lines = store.read_run(run), run / "steps.jsonl"
+    written = lines.read_bytes().count(b"\n") if lines.exists() else 0
+    return record is None or written != len(store.whole_rows(run, record))
 
 
 # ---------------------------------------------------------------------------------------------- what is done to files

@@ -122,8 +122,9 @@ class Training:
 
         finite = torch.isfinite((loss + clipping.norm(g)).cpu())  # the one time an update waits for a GPU
         diverged = self.active & ~finite & (training.updates > 0)
-        rows, solved = self.active if record else diverged, torch.zeros_like(diverged)
+        rows = self.active if record else diverged
         if rows.any():  # between two rows: what a run died of
+            solved = torch.zeros_like(diverged)
             y = self.batches.targets()
             scalars = {
                 "train/loss": loss,
@@ -150,8 +151,8 @@ class Training:
                 yield self._snapshot(rows, scalars, timesteps, diverged & rows, solved & rows, pairs)
             if record:
                 self.times_clipped, self.since = torch.zeros_like(self.times_clipped), 0
-        self.active = self.active & ~diverged & ~solved
-        self.done = last or not bool(self.active.any())
+            self.active = self.active & ~ending
+            self.done = last or not bool(self.active.any())
         if self.done:
             return
         if self.before is not None:

@@ -22,9 +22,9 @@ JIT = {"fastmath": {"contract"}, "error_model": "numpy"}
 
 @register_jitable(**JIT)
 def _series_single(r):
-    q = np.float32(1 / 5040) * r + np.float32(1 / 720)
-    q = ((q * r + np.float32(1 / 120)) * r + np.float32(1 / 24)) * r + np.float32(1 / 6)
-    return r + r * r * (q * r + np.float32(0.5))
+    s = r * r
+    q = (np.float32(1 / 5040) * r + np.float32(1 / 720)) * s + (np.float32(1 / 120) * r + np.float32(1 / 24))
+    return r + s * (q * s + (np.float32(1 / 6) * r + np.float32(0.5)))
 
 
 @register_jitable(**JIT)
@@ -37,18 +37,20 @@ def _series_double(r):
 
 def _functions(real, whole, mantissa, bias, series, ln2_high, ln2_low):
     """(tanh, sigmoid) for one type. bias + 1 is the exponent of infinity, ln2_high + ln2_low is ln 2."""
-    log2_e, half, one, two, large = real(1 / math.log(2)), real(0.5), real(1), real(2), real(40)
+    log2_e, one, two, large = real(1 / math.log(2)), real(1), real(2), real(40)
     infinite = real((bias + 0.7) * math.log(2))  # rounds to n = bias + 1: exp is infinite
-    shift, offset, high, low = whole(mantissa), whole(bias), real(ln2_high), real(ln2_low)
+    rounds = real(
+        1.5 * 2.0**mantissa + bias
+    )  # so large that a number added to it becomes whole: its last bits are n + bias
+    shift, high, low = whole(mantissa), real(ln2_high), real(ln2_low)
 
     @register_jitable(**JIT)
     def exp_parts(x, most):
         """(p, 2^n) of exp(min(x, most)), x >= 0."""
-        safe = x if x <= most else most  # NaN must not become an integer
-        n = whole(safe * log2_e + half)
-        y = most if x > most else x
-        r = (y - real(n) * high) - real(n) * low
-        return series(r), whole(whole(n + offset) << shift).view(real)
+        x = most if x > most else x  # NaN stays
+        biased = real(x * log2_e + rounds)
+        n = biased - rounds
+        return series((x - n * high) - n * low), whole(biased.view(whole) << shift).view(real)
 
     def tanh(a):
         size = abs(a)

@@ -33,7 +33,7 @@ class Memory(NamedTuple):
 
     h: Any  # (layers, T + 1, batch, width)
     c: Any  # the same, or empty
-    gates: Any  # (layers, T + 1, batch, blocks width); Elman: h
+    gates: Any  # (layers, blocks, T + 1, batch, width); Elman: h
     delta: Any  # gated cells: gates; else a block of steps, (steps, batch, width)
     given: Any  # (L or T, batch, width), immediate_t
     U: Any  # (inputs or hidden, gates width)
@@ -52,7 +52,7 @@ class Memory(NamedTuple):
     o: Any  # (L, batch, wide)
     dE_do: Any  # (L, batch, wide)
     d: Any  # (2, batch, width), dE/dh_t and dE/dc_t of one step
-    step: Any  # (steps, batch, blocks width), a copy of a block of steps
+    step: Any  # (blocks, steps, batch, width), a copy of a block of steps
     left: Any  # (batch, width or inputs)
     exponents: Any  # (steps, batch), of a block of steps
     given_e: Any  # (T, batch)
@@ -70,12 +70,12 @@ def shape_of(layers: int, T: int, L: int, batch: int, inputs: int, hidden: int, 
 
 
 def new_memory(cell: Cell, shape: Shape, dtype: np.dtype) -> Memory:
-    """layers T B H numbers for an Elman net, 2 layers T B H leaky, 6 and 5 layers T B H for LSTM and GRU, H padded; L B H more, or
+    """layers T B H numbers for an Elman net, 2 layers T B H leaky, 7 and 5 layers T B H for LSTM and GRU, H padded; L B H more, or
     T B H if there are several layers.
     """
     layers, T, L, batch, inputs, hidden, outputs, width, wide = shape
-    N, row, rows = cell.gates * width, cell.blocks * width, -(-hidden // ROWS) * ROWS
-    sequence, block = (layers, T + 1, batch), recursion.steps_in_cache.py_func(cell, batch) * batch
+    N, rows = cell.gates * width, -(-hidden // ROWS) * ROWS
+    sequence, block = (layers, T + 1, batch), recursion.steps_in_cache.py_func(batch) * batch
 
     def zeros(*sizes: int) -> NDArray:
         return np.zeros(sizes, dtype)
@@ -84,12 +84,12 @@ def new_memory(cell: Cell, shape: Shape, dtype: np.dtype) -> Memory:
         return np.zeros(sizes, np.int64)
 
     h = zeros(*sequence, width)
-    gates = h if cell.kind == ELMAN else zeros(*sequence, row)
+    gates = h if cell.kind == ELMAN else zeros(*sequence, cell.blocks * width)
     return Memory(
         h=h.ravel(),
         c=zeros(*sequence, width if cell.states > 1 else 0).ravel(),
         gates=gates.ravel(),
-        delta=gates.ravel() if cell.blocks > 1 else zeros(block * row),
+        delta=gates.ravel() if cell.blocks > 1 else zeros(block * width),
         given=zeros((T if layers > 1 else L) * batch * width),
         U=zeros(max(inputs, rows) * N),
         bias=zeros(N),
@@ -107,7 +107,7 @@ def new_memory(cell: Cell, shape: Shape, dtype: np.dtype) -> Memory:
         o=zeros(L * batch * wide),
         dE_do=zeros(L * batch * wide),
         d=zeros(2 * batch * width),
-        step=zeros(block * row),
+        step=zeros(block * cell.blocks * width),
         left=zeros(batch * max(width, inputs)),
         exponents=integers(block),
         given_e=integers(T * batch),

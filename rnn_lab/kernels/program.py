@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numba as nb
 from numpy.typing import NDArray
 
-from rnn_lab.kernels import cells, functions, heads, memory, recursion, scaling, series, tiles, vectors
+from rnn_lab.kernels import cells, functions, heads, loops, memory, recursion, scaling, series, tiles, vectors
 from rnn_lab.kernels.functions import JIT
 from rnn_lab.kernels.memory import pointers
 from rnn_lab.kernels.series import OPENNESS, H, nothing_before, state_series
@@ -105,7 +105,7 @@ def backward(cell, phi, leak, late, shape, theta, grad, at, layer, inputs, m, me
     size, steps, place = shape.batch * width, L if top else T, shape.layers * T
     h, c = pointer(m.h, layer * (T + 1) * size), pointer(m.c, layer * (T + 1) * size)
     gates = pointer(m.gates, layer * (T + 1) * size * cell.blocks)
-    delta = pointer(gates, (late + 1) * size * cell.blocks) if cell.blocks > 1 else m.delta
+    delta = pointer(gates, (late + 1) * size) if cell.blocks > 1 else m.delta
     dU, dW, db = pointer(grad, at[3 * layer]), pointer(grad, at[3 * layer + 1]), pointer(grad, at[3 * layer + 2])
     own, above = pointer(series, layer * T), measure and top and L > 1
     padded(pointer(theta, at[3 * layer + 1]), hidden, hidden, cell.gates, 0, True, m.WT, width)
@@ -192,5 +192,5 @@ def _program(sources: int):
 
 
 # Numba looks at this file alone to see whether what it has cached is out of date.
-SOURCES = (cells, functions, heads, memory, recursion, scaling, series, tiles, vectors)
+SOURCES = (cells, functions, heads, loops, memory, recursion, scaling, series, tiles, vectors)
 program = _program(zlib.crc32("".join(map(inspect.getsource, SOURCES)).encode()))

@@ -11,10 +11,11 @@ import math
 
 from rnn_lab.kernels import cells
 from rnn_lab.kernels.cells import GRU, LEAKY, LSTM
+from rnn_lab.kernels.loops import add_row, copy_row
 from rnn_lab.kernels.scaling import add_immediate, log10_rms, normalise, scale, square_norm
 from rnn_lab.kernels.series import DE_DC, step_series
 from rnn_lab.kernels.tiles import ROWS, pointer, product
-from rnn_lab.kernels.vectors import add, add_by_symbol, copy, fill, inner
+from rnn_lab.kernels.vectors import add_by_symbol, copy, fill, inner
 
 IN_CACHE = 60  # rows of a block of states and adjoints that share the L1 cache
 TINY = 1e-20  # regularizers.TINY
@@ -23,8 +24,8 @@ TINY = 1e-20  # regularizers.TINY
 @inner
 def states(cell, phi, leak, late, shape, inputs, U, bias, W, gates, h, c, carried):
     """h_t for all t, from 0; or from `carried.before`, and the last one to `carried.after`: h, then c, (batch, width) each."""
-    batch, width, size = shape.batch, shape.width, shape.batch * shape.width
-    row, N = cell.blocks * width, cell.gates * width
+    size = shape.batch * shape.width
+    stride = (shape.T + 1) * size
     fill(h, 0, (late + 1) * size)
     if cell.states > 1:
         fill(c, 0, (late + 1) * size)
@@ -33,18 +34,10 @@ def states(cell, phi, leak, late, shape, inputs, U, bias, W, gates, h, c, carrie
         if cell.states > 1:
             copy(pointer(carried.before, size), c, size)
     for t in range(late + 1, shape.T + 1):
-        z = pointer(gates, t * batch * row)
-        for n in range(batch):
-            given = pointer(U, inputs.symbols[(t - 1) * batch + n] * N) if inputs.one_hot else bias
-            copy(given, pointer(z, n * row), N)
-            if cell.first_W > 0:
-                fill(pointer(z, n * row + N), 0, row - N)
-        if not inputs.one_hot:
-            x_t = pointer(inputs.x, (t - 1) * batch * inputs.stride)
-            product(x_t, inputs.stride, 1, U, N, z, row, batch, N, inputs.size, True)
-        before, own = pointer(h, (t - 1) * size), pointer(z, cell.first_W * width)
-        product(before, width, 1, W, N, own, row, batch, N, shape.hidden, True)
-        cells.forward(cell, phi, leak, z, pointer(h, t * size), pointer(c, t * size), batch, width)
+        z, h_t = pointer(gates, t * size), pointer(h, t * size)
+        from_inputs(cell, shape, inputs, t, U, bias, z, stride)
+        from_past(cell, shape, pointer(h_t, -size), W, z, stride)
+        cells.forward(cell, phi, leak, z, stride, h_t, pointer(c, t * size), size)
     if carried.on:
         copy(pointer(h, shape.T * size), carried.after, size)
         if cell.states > 1:
@@ -52,12 +45,36 @@ def states(cell, phi, leak, late, shape, inputs, U, bias, W, gates, h, c, carrie
 
 
 @inner
-def send_back(cell, shape, delta, WT, d):
+def from_inputs(cell, shape, inputs, t, U, bias, z, stride):
+    """The gates z = x_t U + b. Of one-hot inputs U has b in it."""
+    batch, width, N, x_t = shape.batch, shape.width, cell.gates * shape.width, (t - 1) * shape.batch
+    for gate in range(cell.gates):
+        own = pointer(z, gate * stride)
+        for n in range(batch):
+            row = pointer(U, inputs.symbols[x_t + n] * N) if inputs.one_hot else bias
+            copy_row(pointer(row, gate * width), pointer(own, n * width), width)
+        if not inputs.one_hot:
+            x, part = pointer(inputs.x, x_t * inputs.stride), pointer(U, gate * width)
+            product(x, inputs.stride, 1, part, N, own, width, batch, width, inputs.size, True)
+
+
+@inner
+def from_past(cell, shape, before, W, z, stride):
+    """z += h_{t-1} W; the GRU's last block is of W alone."""
+    batch, width, N = shape.batch, shape.width, cell.gates * shape.width
+    for gate in range(cell.gates):
+        block, part = cell.first_W + gate, pointer(W, gate * width)
+        own = pointer(z, block * stride)
+        product(before, width, 1, part, N, own, width, batch, width, shape.hidden, block < cell.gates)
+
+
+@inner
+def send_back(cell, shape, delta, stride, WT, d):
     """What reaches h_{t-1} through W: d = delta_t W^T, added to what cells.backward left there if the cell has another way back."""
     width, past = shape.width, cell.kind == LEAKY or cell.kind == GRU
     for gate in range(cell.gates):
-        own, part = pointer(delta, (cell.first_W + gate) * width), pointer(WT, gate * shape.hidden * width)
-        product(own, cell.blocks * width, 1, part, width, d, width, shape.batch, width, shape.hidden, past or gate > 0)
+        own, part = pointer(delta, (cell.first_W + gate) * stride), pointer(WT, gate * shape.hidden * width)
+        product(own, width, 1, part, width, d, width, shape.batch, width, shape.hidden, past or gate > 0)
 
 
 @inner
@@ -72,9 +89,9 @@ def adjoints(
     Fills memory.dW, .dU, .db and .omega_W (`omega_step`); series: of this layer, `place` entries apart.
     """
     T, batch, width, hidden = shape.T, shape.batch, shape.width, shape.hidden
-    size, row, to_norm, gated = batch * width, cell.blocks * width, math.log10(batch), cell.blocks > 1
-    block = steps_in_cache(cell, batch)
-    ring = 1 if alone else (T if gated else block)
+    size, to_norm, gated = batch * width, math.log10(batch), cell.blocks > 1
+    block, sequence = steps_in_cache(batch), (T + 1) * size
+    ring, stride = (1, size) if alone else ((T, sequence) if gated else (block, size))
     d, e, s, k = memory.d, memory.e, memory.s, memory.k
     omega, sums = (measure or regularised) and not gated and not alone, memory.sums
     fill(sums, 0, 2)
@@ -82,47 +99,48 @@ def adjoints(
         clear_sums(cell, shape, inputs, regularised, memory)
     own = delta
     for t in range(T, late, -1):
-        z, h_t, c_t = pointer(gates, t * batch * row), pointer(h, t * size), pointer(c, t * size)
+        z, h_t, c_t = pointer(gates, t * size), pointer(h, t * size), pointer(c, t * size)
         l = t - 1 - (T - steps)  # noqa: E741
         if t == T:
             copy(pointer(memory.given, l * size), d, size)
             fill(pointer(d, size), 0, size)
             copy(pointer(memory.given_e, l * batch), e, batch)
         else:
-            send_back(cell, shape, own, memory.WT, d)
+            send_back(cell, shape, own, stride, memory.WT, d)
             if omega:
                 omega_step(shape, own, regularised, memory)
             if l >= 0 and not alone:
                 given = pointer(memory.given, l * size)
                 add_immediate(d, cell.states, batch, width, e, given, pointer(memory.given_e, l * batch))
         if cell.kind == LSTM:
-            cells.lstm_through_output(d, z, c_t, batch, width)
+            cells.lstm_through_output(d, z, sequence, size)
         normalise(d, cell.states, batch, hidden, width, e, s, k)
         if measure:
             dE_dh[t - 1] = log10_rms(s, k, e, batch) + to_norm
         if alone and gated:
-            copy(z, delta, batch * row)
-        own = pointer(delta, ((t - late - 1) % ring) * batch * row)
-        cells.backward(cell, phi, leak, d, z, own, h_t, c_t, batch, width)
+            for n in range(cell.deltas):
+                copy(pointer(z, n * sequence), pointer(delta, n * stride), size)
+        own = pointer(delta, ((t - late - 1) % ring) * size)
+        cells.backward(cell, phi, leak, d, z, own, stride, h_t, c_t, size)
         if alone:
             continue
         copy(e, pointer(memory.exponents, ((t - late - 1) % block) * batch), batch)
         if measure:
             if cell.kind == LSTM:
                 series[DE_DC * place + t - 1] = log10_rms(pointer(s, batch), pointer(k, batch), e, batch) + to_norm
-            step_series(cell, shape, inputs, pointer(h_t, -size), own, t, memory, pointer(series, t - 1), place)
+            step_series(cell, shape, inputs, pointer(h_t, -size), own, stride, t, memory, pointer(series, t - 1), place)
         if (t - late - 1) % block == 0:
-            gradients(cell, shape, inputs, below, pointer(h_t, -size), own, t, min(block, T + 1 - t), memory)
+            gradients(cell, shape, inputs, below, pointer(h_t, -size), own, stride, t, min(block, T + 1 - t), memory)
     if omega and late < T:
-        send_back(cell, shape, own, memory.WT, d)
+        send_back(cell, shape, own, stride, memory.WT, d)
         omega_step(shape, own, regularised, memory)
     return sums[0] / max(sums[1], 1.0)
 
 
 @inner
-def steps_in_cache(cell, batch):
-    """How many time steps of the gates of a batch are held between two products."""
-    return max(1, IN_CACHE // (batch * cell.blocks))
+def steps_in_cache(batch):
+    """How many time steps of a batch are held between two products."""
+    return max(1, IN_CACHE // batch)
 
 
 @inner
@@ -161,39 +179,40 @@ def omega_step(shape, delta, regularised, memory):
 
 
 @inner
-def gradients(cell, shape, inputs, below, before, delta, t, steps, memory):
+def gradients(cell, shape, inputs, below, before, delta, stride, t, steps, memory):
     """Of `steps` steps from t on: dW += h_{t-1}^T delta_t (the GRU's delta of h_{t-1} W), dU += x_t^T delta_t, db += delta_t, as plain
     floats, with whatever they under- or overflow to; and what the layer `below` is given, delta_t U^T, with delta's exponents.
     """
-    batch, width, hidden, row, N = (
-        shape.batch,
-        shape.width,
-        shape.hidden,
-        cell.blocks * shape.width,
-        cell.gates * shape.width,
-    )
+    batch, width, hidden, N = shape.batch, shape.width, shape.hidden, cell.gates * shape.width
     rows, e = steps * batch, memory.exponents
     if below:
         for gate in range(cell.gates):
-            own, UT = pointer(delta, gate * width), pointer(memory.UT, gate * hidden * width)
+            own, UT = pointer(delta, gate * stride), pointer(memory.UT, gate * hidden * width)
             to = pointer(memory.given, (t - 1) * batch * width)
-            product(own, row, 1, UT, width, to, width, rows, width, hidden, gate > 0)
+            product(own, width, 1, UT, width, to, width, rows, width, hidden, gate > 0)
         copy(e, pointer(memory.given_e, (t - 1) * batch), rows)
     plain, scaled = delta, False
     for m in range(rows):
         scaled = scaled or e[m] != 0
     if scaled:
         plain = memory.step
-        copy(delta, plain, rows * row)
-        for m in range(rows):
-            if e[m] != 0:
-                scale(pointer(plain, m * row), e[m], row)
-    own, size = pointer(plain, cell.first_W * width), -(-hidden // ROWS) * ROWS
-    product(before, 1, width, own, row, memory.dW, N, size, N, rows, True)
+        for block in range(cell.deltas):
+            own = pointer(plain, block * rows * width)
+            copy(pointer(delta, block * stride), own, rows * width)
+            for m in range(rows):
+                if e[m] != 0:
+                    scale(pointer(own, m * width), e[m], width)
+        stride = rows * width
+    size = -(-hidden // ROWS) * ROWS
+    for gate in range(cell.gates):
+        own, to = pointer(plain, (cell.first_W + gate) * stride), pointer(memory.dW, gate * width)
+        product(before, 1, width, own, width, to, N, size, width, rows, True)
     if inputs.one_hot:
-        add_by_symbol(shape, inputs, t, rows, plain, row, N, memory.dU)
-    else:
+        add_by_symbol(shape, inputs, t, rows, plain, stride, cell.gates, memory.dU)
+        return
+    for gate in range(cell.gates):
+        own, to = pointer(plain, gate * stride), pointer(memory.dU, gate * width)
         x_t = pointer(inputs.x, (t - 1) * batch * inputs.stride)
-        product(x_t, 1, inputs.stride, plain, row, memory.dU, N, inputs.size, N, rows, True)
+        product(x_t, 1, inputs.stride, own, width, to, N, inputs.size, width, rows, True)
         for m in range(rows):
-            add(pointer(plain, m * row), memory.db, N)
+            add_row(pointer(own, m * width), pointer(memory.db, gate * width), width)

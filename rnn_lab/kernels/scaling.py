@@ -10,18 +10,19 @@ import math
 
 import numpy as np
 
-from rnn_lab.kernels.tiles import apart, pointer, squares
-from rnn_lab.kernels.vectors import add, inner
+from rnn_lab.kernels.loops import add_row, squares
+from rnn_lab.kernels.tiles import PAD, apart, pointer
+from rnn_lab.kernels.vectors import inner
 
 LOG10_2 = math.log10(2)
 SMALL, LARGE = 2.0**-40, 2.0**40  # of squared norms
 
 
 @inner
-def _norm_and_exponent(v, blocks, hidden, width):
+def _norm_and_exponent(v, blocks, hidden, stride):
     largest = 0.0
     for block in range(blocks):
-        for j in range(block * width, block * width + hidden):
+        for j in range(block * stride, block * stride + hidden):
             size = abs(np.float64(v[j]))
             if not size <= largest:
                 largest = size
@@ -32,7 +33,7 @@ def _norm_and_exponent(v, blocks, hidden, width):
     k = math.frexp(largest)[1] - 1
     s = 0.0
     for block in range(blocks):
-        for j in range(block * width, block * width + hidden):
+        for j in range(block * stride, block * stride + hidden):
             scaled = math.ldexp(np.float64(v[j]), -k)
             s += scaled * scaled
     return s, k
@@ -42,20 +43,20 @@ _call_norm_and_exponent = apart(_norm_and_exponent)
 
 
 @inner
-def norm_and_exponent(v, blocks, hidden, width):
+def norm_and_exponent(v, blocks, hidden, stride):
     """`square_norm` whatever the size: s in [1, 4 blocks hidden) in float64; zero, NaN and inf as they are with k = 0."""
-    return _call_norm_and_exponent((v, blocks, hidden, width))
+    return _call_norm_and_exponent((v, blocks, hidden, stride))
 
 
 @inner
-def square_norm(v, blocks, hidden, width):
-    """(s, k): the sum of squares is s 4^k. v: `blocks` blocks of `hidden` entries, each padded with zeros to `width`."""
-    s = 0.0
+def square_norm(v, blocks, hidden, stride):
+    """(s, k): the sum of squares is s 4^k. v: `blocks` blocks of `hidden` entries, `stride` apart, padded with zeros to whole vectors."""
+    s, width = 0.0, -(-hidden // PAD) * PAD
     for block in range(blocks):  # each a chain of additions of its own: the processor overlaps them
-        s += squares(pointer(v, block * width), width)
+        s += squares(pointer(v, block * stride), width)
     if SMALL < s < LARGE:
         return s, 0
-    return norm_and_exponent(v, blocks, hidden, width)
+    return norm_and_exponent(v, blocks, hidden, stride)
 
 
 @inner
@@ -131,7 +132,7 @@ def add_immediate(d, blocks, batch, width, e, immediate, f):
         own = pointer(immediate, n * width)
         if e[n] != f[n]:
             align(d, blocks, batch, width, n, e, own, f[n])
-        add(own, pointer(d, n * width), width)
+        add_row(own, pointer(d, n * width), width)
 
 
 @inner

@@ -20,7 +20,7 @@ DE_DH, DELTA, H, OPENNESS, DW, DU, DE_DC = SERIES
 def state_series(cell, phi, late, shape, gates, h, h_norm, openness):
     """h/norm, and phi_prime/mean or, of a gated cell, gates/saturation, at each t (probes.states, probes.gates)."""
     batch, width, hidden = shape.batch, shape.width, shape.hidden
-    row, counted = cell.blocks * width, 3 if cell.kind == LSTM else 2
+    stride, counted = (shape.T + 1) * batch * width, 3 if cell.kind == LSTM else 2
     for t in range(late):
         h_norm[t], openness[t] = 0.0, math.nan  # no gates there
     for t in range(late + 1, shape.T + 1):
@@ -28,9 +28,9 @@ def state_series(cell, phi, late, shape, gates, h, h_norm, openness):
         for m in range(t * batch, (t + 1) * batch):
             square += sum_of_squares(pointer(h, m * width), hidden)
             if cell.blocks > 1:
-                total += cells.saturated(cell, pointer(gates, m * row), hidden, width) / counted
+                total += cells.saturated(cell, pointer(gates, m * width), stride, hidden) / counted
             else:
-                total += cells.phi_prime_sum(pointer(gates, m * row), phi, hidden)
+                total += cells.phi_prime_sum(pointer(gates, m * width), phi, hidden)
         h_norm[t - 1] = math.sqrt(square / batch)
         openness[t - 1] = total / (batch * hidden)
 
@@ -65,9 +65,9 @@ def log10_summand(S, rows, gates, hidden, width, k):
 
 
 @inner
-def one_scale(cell, shape, delta, memory):
-    """(delta_t of all examples with one exponent, that exponent): in `delta` itself if they have one, else in memory.step."""
-    batch, row, s, k, e = shape.batch, cell.blocks * shape.width, memory.s_delta, memory.k_delta, memory.e
+def one_scale(cell, shape, delta, stride, memory):
+    """(delta_t of all examples with one exponent, its stride, that exponent): `delta` itself if they have one, else memory.step."""
+    batch, width, s, k, e = shape.batch, shape.width, memory.s_delta, memory.k_delta, memory.e
     most, some, same = 0, False, True
     for n in range(batch):
         if s[n] != 0 and (not some or k[n] + e[n] > most):
@@ -75,32 +75,38 @@ def one_scale(cell, shape, delta, memory):
     for n in range(batch):
         same = same and e[n] == most
     if same:
-        return delta, most
-    copy(delta, memory.step, batch * row)
-    for n in range(batch):
-        if e[n] != most:
-            scale(pointer(memory.step, n * row), e[n] - most, row)
-    return memory.step, most
+        return delta, stride, most
+    for block in range(cell.deltas):
+        own = pointer(memory.step, block * batch * width)
+        copy(pointer(delta, block * stride), own, batch * width)
+        for n in range(batch):
+            if e[n] != most:
+                scale(pointer(own, n * width), e[n] - most, width)
+    return memory.step, batch * width, most
 
 
 @inner
-def step_series(cell, shape, inputs, before, delta, t, memory, series, place):
+def step_series(cell, shape, inputs, before, delta, stride, t, memory, series, place):
     """log10 of the norms of delta_t, h_{t-1}^T delta_t and x_t^T delta_t, from mantissas (probes.adjoints, probes.summands)."""
     batch, width, hidden = shape.batch, shape.width, shape.hidden
-    row, N, rows, S = cell.blocks * width, cell.gates * width, -(-hidden // ROWS) * ROWS, memory.S
+    N, rows, S = cell.gates * width, -(-hidden // ROWS) * ROWS, memory.S
     for n in range(batch):
-        memory.s_delta[n], memory.k_delta[n] = square_norm(pointer(delta, n * row), cell.gates, hidden, width)
+        memory.s_delta[n], memory.k_delta[n] = square_norm(pointer(delta, n * width), cell.gates, hidden, stride)
     series[DELTA * place] = log10_rms(memory.s_delta, memory.k_delta, memory.e, batch) + math.log10(batch)
-    D, most = one_scale(cell, shape, delta, memory)
+    D, stride, most = one_scale(cell, shape, delta, stride, memory)
     h, k = mantissas(before, batch, hidden, width, memory.left)
-    product(h, 1, width, pointer(D, cell.first_W * width), row, S, N, rows, N, batch, False)
+    for gate in range(cell.gates):
+        own = pointer(D, (cell.first_W + gate) * stride)
+        product(h, 1, width, own, width, pointer(S, gate * width), N, rows, width, batch, False)
     series[DW * place] = log10_summand(S, hidden, cell.gates, hidden, width, k + most)
     k = 0
     if inputs.one_hot:
         fill(S, 0, inputs.size * N)
-        add_by_symbol(shape, inputs, t, batch, D, row, N, S)
+        add_by_symbol(shape, inputs, t, batch, D, stride, cell.gates, S)
     else:
         x_t = pointer(inputs.x, (t - 1) * batch * inputs.stride)
         x_t, k = mantissas(x_t, batch, inputs.size, inputs.stride, memory.left)
-        product(x_t, 1, inputs.stride, D, row, S, N, inputs.size, N, batch, False)
+        for gate in range(cell.gates):
+            own, to = pointer(D, gate * stride), pointer(S, gate * width)
+            product(x_t, 1, inputs.stride, own, width, to, N, inputs.size, width, batch, False)
     series[DU * place] = log10_summand(S, inputs.size, cell.gates, hidden, width, k + most)

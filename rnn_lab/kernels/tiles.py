@@ -81,7 +81,8 @@ def apart(function):
     return call
 
 
-def _vector(builder, element, lanes):
+def vector(builder, element, lanes):
+    """(type, load, store, splat) of vectors of `lanes` such elements, for code written in LLVM IR."""
     kind = ir.VectorType(element, lanes)
     index, undefined = ir.IntType(32), ir.Constant(kind, ir.Undefined)
 
@@ -109,7 +110,7 @@ def _tile(rows: int, vectors: int):
 
         def codegen(context, builder, sig, args):
             a, a_row, a_k, b, ldb, c, ldc, K, accumulate = args
-            kind, load, store, splat = _vector(builder, context.get_value_type(sig.args[0].dtype), lanes)
+            kind, load, store, splat = vector(builder, context.get_value_type(sig.args[0].dtype), lanes)
             size = K.type
             number = lambda n: ir.Constant(size, n)  # noqa: E731
             place = lambda r, v: builder.add(builder.mul(number(r), ldc), number(v * lanes))  # noqa: E731
@@ -198,46 +199,3 @@ def product(A, a_row, a_k, B, ldb, C, ldc, M, N, K, accumulate):
     A[m, k] is a_row m + a_k k behind A, so (1, width) takes A transposed; B and C have row strides ldb and ldc. N is a multiple of PAD.
     """
     _call_product((A, a_row, a_k, B, ldb, C, ldc, M, N, K, accumulate))
-
-
-def _squares():
-    """The code of sum over j < n of a[j]^2, n a multiple of PAD."""
-
-    @intrinsic
-    def squares(typingctx, a, n):
-        def codegen(context, builder, sig, args):
-            a, n = args
-            element = context.get_value_type(sig.args[0].dtype)
-            kind, load, _, _ = _vector(builder, element, PAD)
-            before = builder.block
-            loop, done = builder.append_basic_block("loop"), builder.append_basic_block("done")
-            builder.branch(loop)
-            builder.position_at_end(loop)
-            j, total = builder.phi(n.type), builder.phi(kind)
-            j.add_incoming(ir.Constant(n.type, 0), before)
-            total.add_incoming(ir.Constant(kind, [0.0] * PAD), before)
-            x = load(a, j)
-            new = builder.fadd(builder.fmul(x, x, flags=("contract",)), total, flags=("contract",))
-            following = builder.add(j, ir.Constant(n.type, PAD))
-            j.add_incoming(following, loop)
-            total.add_incoming(new, loop)
-            builder.cbranch(builder.icmp_signed("<", following, n), loop, done)
-            builder.position_at_end(done)
-            width = PAD
-            while width > 1:
-                half = width // 2
-                index = ir.VectorType(ir.IntType(32), half)
-                low, high = list(range(half)), list(range(half, width))
-                new = builder.fadd(
-                    builder.shuffle_vector(new, new, ir.Constant(index, low)),
-                    builder.shuffle_vector(new, new, ir.Constant(index, high)),
-                )
-                width = half
-            return builder.extract_element(new, ir.Constant(ir.IntType(32), 0))
-
-        return a.dtype(a, n), codegen
-
-    return squares
-
-
-squares = _squares()

@@ -10,6 +10,7 @@ import numba as nb
 import numpy as np
 
 from rnn_lab.kernels.functions import JIT
+from rnn_lab.kernels.loops import add_row
 from rnn_lab.kernels.tiles import apart, number, pointer
 
 inner = nb.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **JIT)  # not called from Python: compiles faster
@@ -50,10 +51,12 @@ def add(v, to, size):
 
 
 @inner
-def add_by_symbol(shape, inputs, t, rows, delta, row, N, total):
-    """total[symbol] += delta of every example that reads this symbol, `rows` of them from step t on."""
-    for m in range(rows):
-        add(pointer(delta, m * row), pointer(total, inputs.symbols[(t - 1) * shape.batch + m] * N), N)
+def add_by_symbol(shape, inputs, t, rows, delta, stride, gates, total):
+    """total[symbol] += delta of every example that reads this symbol, `rows` of them from step t on; delta's gates are `stride` apart."""
+    for gate in range(gates):
+        for m in range(rows):
+            to = inputs.symbols[(t - 1) * shape.batch + m] * gates + gate
+            add_row(pointer(delta, gate * stride + m * shape.width), pointer(total, to * shape.width), shape.width)
 
 
 @in_any_order

@@ -117,12 +117,12 @@ def test_a_preempted_task_is_queued_again_and_goes_on_at_the_update_where_it_was
 
 
 def test_a_time_limit_and_the_end_of_the_driver(tmp_path, environment, slurm):
-    """A task of a minute goes on in the next one; Ctrl-C cancels it, saved, in a line that says so."""
+    """A task of two minutes, of which the last is for saving, goes on in the next; Ctrl-C cancels it, saved, in a line that says so."""
     with start(
-        *ENDLESS, *ENGINE, *ASKED, "hydra.launcher.slurm.minutes=1", cwd=tmp_path, environment=environment
+        *ENDLESS, *ENGINE, *ASKED, "hydra.launcher.slurm.minutes=2", cwd=tmp_path, environment=environment
     ) as process:
-        until(lambda: under_way(tmp_path))
-        until(lambda: all(resumed(tmp_path)) and statuses(tmp_path)[:4] == SHORT, seconds=240)
+        until(lambda: under_way(tmp_path), seconds=300)
+        until(lambda: all(resumed(tmp_path)) and statuses(tmp_path)[:4] == SHORT, seconds=300)
         process.send_signal(signal.SIGINT)
         ended = end(process)
     assert ended.status == 130

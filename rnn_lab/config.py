@@ -9,10 +9,12 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 
@@ -245,14 +247,22 @@ class Leaf(NamedTuple):
     static: bool
 
 
-def leaves(node: Any, prefix: str = "") -> Iterator[Leaf]:
-    """All keys of a config, in the order of their definition."""
-    for f in fields(node):
-        value = getattr(node, f.name)
-        if is_dataclass(value):
-            yield from leaves(value, f"{prefix}{f.name}.")
+@cache
+def _keys(kind: Any) -> list[tuple[str, Rule, bool]]:
+    """Of a dataclass of the config, in the order of their definition: each with its rule, and whether it is static."""
+    found = []
+    for f in fields(kind):
+        if is_dataclass(f.type):
+            found += [(f"{f.name}.{key}", rule, static) for key, rule, static in _keys(f.type)]
         else:
-            yield Leaf(prefix + f.name, value, f.metadata["rule"], f.metadata["static"])
+            found.append((f.name, f.metadata["rule"], f.metadata["static"]))
+    return found
+
+
+def leaves(node: Any) -> Iterator[Leaf]:
+    """All keys of a config, in the order of their definition."""
+    for key, rule, static in _keys(type(node)):
+        yield Leaf(key, attrgetter(key)(node), rule, static)
 
 
 def typed(composed: DictConfig) -> Config:
@@ -260,23 +270,19 @@ def typed(composed: DictConfig) -> Config:
     but those that were added by +key=value. Raises ConfigError.
     """
 
-    def build(cls: Any, node: DictConfig, prefix: str = "") -> Any:
-        unknown = {str(key) for key in node} - {f.name for f in fields(cls)} - {"hydra"}
+    def build(cls: Any, content: dict[str, Any], prefix: str = "") -> Any:
+        unknown = set(content) - {f.name for f in fields(cls)}
         if unknown:
             raise ConfigError("\n".join(f"{prefix}{key}: no such key" for key in sorted(unknown)))
-        values = {f.name: _plain(node[f.name]) for f in fields(cls)}
-        groups = {f.name: _default(f) for f in fields(cls) if is_dataclass(_default(f))}
-        return cls(**values | {name: build(type(v), node[name], f"{prefix}{name}.") for name, v in groups.items()})
+        groups = {f.name: f.type for f in fields(cls) if is_dataclass(f.type)}
+        return cls(**content | {name: build(kind, content[name], f"{prefix}{name}.") for name, kind in groups.items()})
 
-    return build(Config, composed)
+    return build(Config, {str(key): _plain(composed[key]) for key in composed if key != "hydra"})
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, ListConfig) else value
-
-
-def _default(f: Field) -> Any:
-    return f.default if f.default_factory is MISSING else f.default_factory()
+    """Without OmegaConf: a group node by node takes four times as long."""
+    return OmegaConf.to_container(value, resolve=True, throw_on_missing=True) if OmegaConf.is_config(value) else value
 
 
 def problems(config: Config, overrides: list[str] | None = None) -> list[str]:

@@ -15,6 +15,7 @@ from rnn_lab.provenance import provenance
 from rnn_lab.recording import wandb
 from rnn_lab.recording.descriptors import room
 from rnn_lab.recording.journal import note
+from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.runs import damage
 from rnn_lab.recording.store import DESCRIPTORS, finished_run, reopen
 
@@ -48,15 +49,15 @@ def run_directory(config: Config) -> Path:
 
 def check(composed: DictConfig, config: Config, sweeping: bool) -> list[str]:
     """Everything wrong with one composed job, Hydra's own settings included; one line each."""
-    hydra = composed.hydra
-    found = problems(config, list(hydra.overrides.task)) + options(hydra.launcher).problems()
+    hydra, launcher = composed.hydra, options(composed.hydra.launcher)
+    found = problems(config, list(hydra.overrides.task)) + launcher.problems()
     if not found:
         where = Path(hydra.sweep.dir, hydra.sweep.subdir) if sweeping else Path(hydra.run.dir)
         if where != run_directory(config):
             found.append(f"{where}: a run's directory is runs/<sweep>/<run id>; choose it by sweep=NAME")
         found += [f"{key}={OmegaConf.select(composed, key)}: must be {words}" for key, (allowed, words) in HYDRA.items()
                   if OmegaConf.select(composed, key) not in allowed]  # fmt: skip
-        if options(hydra.launcher).engine in ("serial", "processes"):
+        if launcher.engine in ("serial", "processes"):
             found += _too_large(config)
     return found
 
@@ -111,18 +112,17 @@ def plan(tasks: Sequence[Task], options: Options) -> "tuple[list[Job], list[int]
     return jobs, steps, cut
 
 
-def train_jobs(tasks: Sequence[Task], options: Options) -> "list[Outcome]":
-    """Trains jobs as few programs, where options.engine says; one outcome a job."""
+def train_jobs(tasks: Sequence[Task], options: Options, progress: Progress | None = None) -> "list[Outcome]":
+    """Trains jobs as few programs, where options.engine says; one outcome a job. progress: of the sweep, where these are a part of it."""
+    progress = progress or Progress(len(tasks), sum(task.config.training.updates for task in tasks))
     if options.engine == "serial" and any(
         task.config.tracker.name == "wandb" and task.config.tracker.mode != "disabled" for task in tasks
     ):
         wandb.prepare()
     from rnn_lab.executors import engine
-    from rnn_lab.recording.progress import Progress
 
     jobs, steps, programs = plan(tasks, options)
-    updates = sum(job.config.training.updates - step for job, step in zip(jobs, steps, strict=True))
-    progress = Progress(len(jobs), updates)
+    progress.total -= sum(steps)  # those were done before
     try:
         trained = engine(options.engine)([[jobs[i] for i in program] for program in programs], options, progress)
     finally:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -27,12 +27,14 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from rnn_lab import quicker
 from rnn_lab.complaints import complaint
-from rnn_lab.config import Config, ConfigError, leaves, typed
+from rnn_lab.config import Config, ConfigError, leaves, static_key, typed
 from rnn_lab.jobs import RunsFailed, Task, check, fail, finished, metric, report, run_directory, train_jobs
 from rnn_lab.options import options
 from rnn_lab.recording.collected import collect
 from rnn_lab.recording.journal import note
+from rnn_lab.recording.progress import Progress
 from rnn_lab.recording.runs import ResultsError
 from rnn_lab.recording.store import discard_checkpoint, lock
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from rnn_lab.runner import Outcome
 
 WAVE = 2048  # jobs at most that wait inside Hydra while they are trained: each takes a thread and half a megabyte
+WAVE_HERE = 256  # in this process: the next begin while wandb's process records the last; but of each shape a program's
 VALUE_KEYS = {leaf.key for leaf in leaves(Config())} - {"preset"}  # preset=NAME chooses a file of conf/preset
 
 
@@ -118,6 +121,12 @@ def _swept(override: Override) -> list[str]:
         return []
 
 
+@cache
+def _parsed(override: str) -> Override:
+    """Once for all jobs that share it."""
+    return OverridesParser.create().parse_overrides([override])[0]
+
+
 class VectorizedLauncher(Launcher):
     """Trains the jobs of a sweep as few tensor programs: grouped by shape, finished ones skipped, killed ones resumed, equal ones run once.
 
@@ -133,6 +142,7 @@ class VectorizedLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context: HydraContext = hydra_context
         self.config: DictConfig = config
+        quicker.install()
 
     def prepare(self, job_overrides: Sequence[Sequence[str]]) -> list[Prepared]:
         """Composes each job once and checks them all. Raises ConfigError with every problem, before anything is written."""
@@ -159,7 +169,7 @@ class VectorizedLauncher(Launcher):
         faster than composing each, and most sweeps set values.
         """
         loader = self.hydra_context.config_loader
-        parsed = OverridesParser.create().parse_overrides(overrides)
+        parsed = [_parsed(line) for line in overrides]
         values = [o for o in parsed if o.key_or_group in VALUE_KEYS and o.type == OverrideType.CHANGE]
         structure = tuple(o.input_line or "" for o in parsed if o not in values)
         if structure not in self._structures:
@@ -221,19 +231,22 @@ class VectorizedLauncher(Launcher):
         returns = {d: self._returned(unique[d], metric(r.get("summary", {}))) for d, r in before.items()}
 
         ended: dict[Path, Outcome] = {}
-        for wave in (todo[start : start + WAVE] for start in range(0, len(todo), WAVE)):
-            ended |= self._train(wave, returns)
+        wave, progress = WAVE, Progress(len(todo), sum(job.config.training.updates for job in todo))
+        if self.options.engine == "serial":
+            wave = min(WAVE, max(WAVE_HERE, 32 * len({static_key(job.config) for job in todo})))
+        for start in range(0, len(todo), wave):
+            ended |= self._train(todo[start : start + wave], returns, progress)
         report(sweep, ended, len(before))
         self._collect(sweep)
         return [returns[job.directory] for job in jobs]
 
-    def _train(self, jobs: list[Prepared], returns: dict[Path, JobReturn]) -> "dict[Path, Outcome]":
+    def _train(self, jobs: list[Prepared], returns: dict[Path, JobReturn], progress: Progress) -> "dict[Path, Outcome]":
         """Trains jobs, and adds to `returns` what each has to return; how those ended that could begin or told why not."""
         suspended = [SuspendedJob(job.composed, self.hydra_context) for job in jobs]
         singleton, environment = HydraConfig.instance().cfg, dict(os.environ)
         try:
             ready = [job for job, task in zip(jobs, suspended, strict=True) if task.begin()]
-            outcomes = train_jobs([job.task for job in ready], self.options) if ready else []
+            outcomes = train_jobs([job.task for job in ready], self.options, progress) if ready else []
             trained = dict(zip((job.directory for job in ready), outcomes, strict=True))
             for job, task in zip(jobs, suspended, strict=True):
                 returns[job.directory] = task.end(trained.get(job.directory))

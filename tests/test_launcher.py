@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,6 +93,22 @@ def test_each_run_has_a_directory_of_its_own(swept):
         assert set(OmegaConf.load(run / ".hydra" / "overrides.yaml")) == set(hydra.overrides.task)
         assert f"seed={config.seed}" in hydra.overrides.task
     assert (swept / "runs" / "default" / "multirun.yaml").is_file()
+
+
+def test_hydra_writes_what_it_writes_under_its_own_launcher(tmp_path):
+    """.hydra/ byte for byte, but for the launcher itself and where all is."""
+
+    def written(name: str) -> dict[Path, str]:
+        cwd = tmp_path / name
+        cwd.mkdir()
+        assert train("-m", *SMALL, "seed=0,1", "clip=norm", f"hydra/launcher={name}", cwd=cwd).status == 0
+        texts = {file.relative_to(cwd): file.read_text() for file in cwd.glob("runs/default/*/.hydra/*")}
+        launcher_and_place = rf"^  launcher:\n(?:    .*\n)+|{cwd}|(?<=hydra/launcher[=:]) ?{name}"
+        return {file: re.sub(launcher_and_place, "", text, flags=re.MULTILINE) for file, text in texts.items()}
+
+    theirs, ours = written("basic"), written("vectorized")
+    assert len(theirs) == 6
+    assert ours == theirs
 
 
 def test_each_run_tells_what_it_was_and_how_it_ended(swept):

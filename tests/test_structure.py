@@ -32,6 +32,7 @@ LAYERS: list[set[str]] = [
         "executors",
         "jobs",
         "rehearsal",
+        "quicker",
         "launcher",
         "app",
     },
@@ -40,8 +41,8 @@ LAYERS: list[set[str]] = [
 # What only these may import, wherever the import stands.
 ONLY = {
     "wandb": {"recording"},
-    "hydra": {"launcher", "app", "complaints", "config_files"},
-    "omegaconf": {"config", "launcher", "app", "jobs", "complaints", "config_files"},
+    "hydra": {"launcher", "app", "complaints", "config_files", "quicker"},
+    "omegaconf": {"config", "launcher", "app", "jobs", "complaints", "config_files", "quicker"},
 }
 
 # Tensors and equations: no files, no clock, no logging, no processes. (corpora reads natural data.)

@@ -163,14 +163,23 @@ def _table(schema: Any, parts: Iterable[dict[str, Any]], missing: np.floating | 
 
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
     for part in parts:
-        rows = len(part["step"])
         for name, column in columns.items():
-            values = part.get(name, missing)
-            column.append(values if isinstance(values, np.ndarray) else pa.repeat(values, rows))
-    return pa.table(
-        [pa.chunked_array([pa.array(v).cast(field.type) for v in columns[field.name]], field.type) for field in schema],
-        schema=schema,
-    )
+            column.append(_chunk(part.get(name, missing), len(part["step"]), schema.field(name).type))
+    return pa.table([pa.chunked_array(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _chunk(values: Any, rows: int, kind: Any) -> Any:
+    """So many values, or so often a value. Not by pa.array, which imports pandas: half a second at the end of every sweep."""
+    import pyarrow as pa
+
+    if isinstance(values, str):
+        text = values.encode()
+        buffers: list[Any] = [len(text) * np.arange(rows + 1, dtype=np.int32), text * rows]
+    elif isinstance(values, np.ndarray):
+        buffers = [np.ascontiguousarray(values, kind.to_pandas_dtype())]
+    else:
+        buffers = [np.full(rows, values, kind.to_pandas_dtype())]
+    return pa.Array.from_buffers(kind, rows, [None, *map(pa.py_buffer, buffers)])
 
 
 # -------------------------------------------------------------------------------------------------------------- reading

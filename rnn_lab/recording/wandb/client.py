@@ -58,6 +58,7 @@ class Recording:
             self._series = chosen(record["series"], series)
             self._summary = Summary()
             self._rows, self._status, self._next = 0, "running", 0.0
+            self._lab = _lab(record)
             self._run = _init(directory.parent, identity, record, mode, project)
         except BaseException:
             self._follower.close()
@@ -82,7 +83,8 @@ class Recording:
             self._next = time.monotonic() + EVERY
         if rows:
             log_rows(self._run, [(row.step, payload(row, self._series)) for row in rows])
-            self._run.summary.update(self._summary.so_far())
+            if not self.ended:  # else `conclude` says it
+                self._run.summary.update(self._summary.so_far())
         self._rows += len(rows)
         return len(rows)
 
@@ -91,13 +93,14 @@ class Recording:
         record = self._follower.record()
         if record["status"] == "running":  # nobody is there to say how it ended
             record["status"] = "killed"
-        self._run.config.update({"lab": _lab(record)}, allow_val_change=True)
-        self._run.summary.update(self._summary.ended(record))
-        result = record["status"] in FINISHED
+        if _lab(record) != self._lab:
+            self._run.config.update({"lab": _lab(record)}, allow_val_change=True)
+        summary, result = self._summary.ended(record), record["status"] in FINISHED
         if result and self._rows:
-            self._run.summary.update({"timesteps": self._table()})
+            summary["timesteps"] = self._table()
             exact = self._follower.directory / "timesteps.f32"
             self._run.save(str(exact), base_path=str(exact.parent), policy="now")
+        self._run.summary.update(summary)
         self._exit_code = 0 if result else 1
         self._follower.close()
 

@@ -7,6 +7,7 @@ It ends when its orders have ended and all runs are recorded, or PATIENCE second
 
 import contextlib
 import json
+import logging
 import os
 import queue
 import signal
@@ -52,6 +53,7 @@ def main() -> None:
     ):  # a batch system sends it to everybody; the trainer's end is what counts
         signal.signal(ending, signal.SIG_IGN)
     os.nice(10)  # training goes first
+    logging.disable(logging.INFO)  # of wandb's own, each line of which it would offer to the log of every open run
     sys.modules["wandb.sdk.launch"] = None  # type: ignore[assignment]  # half a second of imports, for queued jobs
     mirror = Mirror(warnings, room(DESCRIPTORS))
     orders: queue.SimpleQueue[str | None] = queue.SimpleQueue()

@@ -102,7 +102,7 @@ def test_a_run_is_bitwise_repeatable_on_one_machine(tmp_path, kernel):
     for n, more in enumerate((["seed=2"], ["-m", "seed=0,1,2"], ["seed=2"])):
         folder = tmp_path / str(n)
         folder.mkdir()
-        arguments = [*SMALL, "model.hidden=50", "training.batch_size=20", f"training.kernel={kernel}", *more]
+        arguments = [*more, *SMALL, "model.hidden=50", "training.batch_size=20", f"training.kernel={kernel}"]
         process = start(*arguments, cwd=folder, script=TRAIN, environment={"OMP_NUM_THREADS": str(1 + n % 2)})
         assert end(process, timeout=1800).status == 0
         [run] = [path for path in folder.glob("runs/default/*") if '"seed": 2' in _text(path)]

@@ -98,6 +98,10 @@ app.command_line(main)
 def test_a_command_ends_by_its_signal_whatever_breaks_on_the_way_out(number):
     """OmegaConf's own way out does, where it is left in the middle of a list."""
     ended = subprocess.run(
-        [sys.executable, "-c", UNTIDY.format(number=int(number))], capture_output=True, text=True, check=False
+        [sys.executable, "-c", UNTIDY.format(number=int(number))],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
     )
     assert (ended.returncode, ended.stderr) == (128 + number, "")

@@ -357,4 +357,9 @@ def _frame(
 
 def _ids(runs: list[Run], counts: list[int]) -> Any:
     # Plain strings: a categorical is smaller, but value_counts, concat, `+` and seaborn's hue surprise people.
-    return pd.array([run.info["run_id"] for run in runs], dtype="str").repeat(counts)
+    import pyarrow as pa
+
+    ids = pa.array([run.info["run_id"] for run in runs], pa.large_string())
+    rows = pa.DictionaryArray.from_arrays(np.repeat(np.arange(len(runs), dtype=np.int32), counts), ids)
+    kind: Any = pd.StringDtype(na_value=np.nan)
+    return kind.__from_arrow__(rows.cast(ids.type))  # half the time of pd.array(...).repeat

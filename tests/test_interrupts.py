@@ -102,6 +102,6 @@ def test_a_command_ends_by_its_signal_whatever_breaks_on_the_way_out(number):
         capture_output=True,
         text=True,
         check=False,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where the tests run in the background
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored in the background
     )
     assert (ended.returncode, ended.stderr) == (128 + number, "")

@@ -88,10 +88,16 @@ def draw(frame: pd.DataFrame) -> Figure:
     for column, length in zip(axes.T, lengths, strict=True):
         style.time_axes(column, int(frame.loc[frame["length"] == length, "t"].max()), room)
     for row, panel in zip(axes, panels, strict=True):
-        limits = style.limits(frame.loc[frame["panel"] == panel, ["low", "high"]])
+        of_row = frame[frame["panel"] == panel]
+        low, high = style.limits(of_row[["low", "high"]])
+        inches = 1.65 - 0.6 / len(panels)  # a panel's height, without titles and caption
+        low = min(
+            overlay.floor(ax, of_row[of_row["length"] == length], low, high, inches)
+            for ax, length in zip(row, lengths, strict=True)
+        )
         for ax, length in zip(row, lengths, strict=True):
-            curves = frame[(frame["panel"] == panel) & (frame["length"] == length)]
-            ax.set(ylim=limits, title=f"{panel}, length {length}")
+            curves = of_row[of_row["length"] == length]
+            ax.set(ylim=(low, high), title=f"{panel}, length {length}")
             for (init, variant), curve in curves.groupby(["init", "variant"]):
                 line(ax, curve, colours[init], dashes[variant])
                 overlay.line(ax, curve, colours[init])

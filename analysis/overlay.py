@@ -14,6 +14,7 @@ from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea, VPacker
 
 from rnn_lab.theory import LAGS
 
+BOTTOM, WIDTH, ROW = 0.11, 0.4, 0.09  # of the table of slopes: in panels' heights and widths; a row's height in inches
 COLUMNS = ["slope", "slope_low", "slope_high", "theory_slope", "theory_inside"]
 
 
@@ -64,6 +65,16 @@ def line(ax: Axes, curve: pd.DataFrame, colour: object) -> None:
         )
 
 
+def floor(ax: Axes, curves: pd.DataFrame, low: float, high: float, inches: float) -> float:
+    """How low an axis from `low` to `high`, so many inches high, has to begin for the table of `numbers` to lie below all curves."""
+    rows = 1 + len(curves.drop_duplicates(GROUP).dropna(subset=["theory_slope"]))
+    share = min(BOTTOM + ROW * rows / inches, 0.75)
+    left, right = ax.get_xlim()
+    beside = curves.loc[curves["t"] >= right - WIDTH * (right - left), ["low", "mean"]].to_numpy(float)
+    beside = beside[np.isfinite(beside)]
+    return min(low, (float(beside.min()) - share * high) / (1 - share)) if rows > 1 and beside.size else low
+
+
 def numbers(ax: Axes, curves: pd.DataFrame, colours: dict[str, Any], start: float) -> None:
     """A table of slopes, measured and predicted, in the emptier corner at the right, where all curves come from the level `start`."""
     groups = curves.drop_duplicates(GROUP).dropna(subset=["theory_slope"]).set_index("init")
@@ -81,7 +92,7 @@ def numbers(ax: Axes, curves: pd.DataFrame, colours: dict[str, Any], start: floa
         return VPacker(children=texts, pad=0, sep=1, align="right")
 
     low, high = ax.get_ylim()
-    corner, y = ("lower right", 0.11) if start - low >= high - start else ("upper right", 0.9)
+    corner, y = ("lower right", BOTTOM) if start - low >= high - start else ("upper right", 0.9)
     table = HPacker(children=[column(0), column(1)], pad=0, sep=4)
     box = AnchoredOffsetbox(
         corner, child=table, pad=0.15, borderpad=0, bbox_to_anchor=(0.985, y), bbox_transform=ax.transAxes

@@ -103,3 +103,17 @@ def test_a_single_seed_has_no_interval(sweep):
     words = {text.get_text() for text in fig.axes[0].findobj(plt.Text)}
     assert {"\N{MINUS SIGN}0.31", "+0.20"} <= words
     assert "theory lies" not in fig.get_supxlabel()
+
+
+def test_the_table_covers_no_curve(sweep):
+    frame = gradient_flow.table(load(sweep))
+    growing = frame[frame["init"] == frame["init"].iloc[-1]]
+    frame = pd.concat([frame, *(growing.assign(init=f"scale {n}") for n in (5, 6, 7))], ignore_index=True)
+    figure = gradient_flow.draw(frame)
+    figure.canvas.draw()
+    [ax] = figure.axes
+    [box] = [artist for artist in ax.artists if isinstance(artist, overlay.AnchoredOffsetbox)]
+    table = box.get_window_extent()
+    for column in ("mean", "low"):
+        inside = [table.contains(*ax.transData.transform(point)) for point in frame[["t", column]].to_numpy()]
+        assert not any(inside)

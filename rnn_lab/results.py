@@ -1,5 +1,6 @@
 """What was recorded, as three pandas frames. The names of their columns are owned here; no torch; wandb only when asked for."""
 
+import itertools
 import os
 import re
 import warnings
@@ -52,6 +53,9 @@ METRICS = (
 )
 
 
+ABOUT = ("run_id", "sweep", "status", "diverged_at")  # of .runs, before the config
+
+
 @dataclass(frozen=True)
 class Results:
     """Three frames joined by `run_id`; a missing value is NaN in all of them.
@@ -96,9 +100,10 @@ def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], where:
 
 def _results(sources: "Mapping[Path, _Source]", asked: Sequence[Condition], collected: bool) -> Results:
     infos = {key: source.info for key, source in sources.items()}
-    heads = {key: _head(info) for key, info in infos.items()}
+    configs = {key: _leaves(info["config"]) for key, info in infos.items()}
+    heads = {key: {name: info.get(name) for name in ABOUT} | configs[key] for key, info in infos.items()}
     tails = {key: _tail(sources[key].name, info) for key, info in infos.items()}
-    leaves = tuple(dict.fromkeys(leaf for info in infos.values() for leaf in _leaves(info["config"])))
+    leaves = tuple(dict.fromkeys(itertools.chain.from_iterable(configs.values())))
 
     rows: dict[Any, dict[str, Any]] = {key: heads[key] | tails[key] for key in infos}
     known = set().union(*rows.values())
@@ -230,13 +235,11 @@ def _sources(given: str | os.PathLike[str]) -> dict[Path, _Source]:
 
         found = {where: _Source(where, run.info, run.run) for where, run in recorded(name).items()}
         return {Path(where) if name.startswith(WANDB) else Path(where).resolve(): run for where, run in found.items()}
-    own = {directory: read_info(directory) for directory in _run_directories(Path(name))}
-    return {
-        directory.resolve(): _Source(
-            str(directory), info, partial(read_run, directory, info), directory.resolve().parent
-        )
-        for directory, info in own.items()
-    }
+    found = {}
+    for directory in _run_directories(Path(name)):
+        info, where = read_info(directory), directory.resolve()
+        found[where] = _Source(str(directory), info, partial(read_run, directory, info), where.parent)
+    return found
 
 
 def _is_of_wandb(folder: Path) -> bool:
@@ -281,12 +284,8 @@ def _leaves(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= _leaves(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = tuple(value) if isinstance(value, list) else value
+            flat[prefix + key] = tuple(value) if isinstance(value, list) else value
     return flat
-
-
-def _head(info: dict[str, Any]) -> dict[str, Any]:
-    return {key: info.get(key) for key in ("run_id", "sweep", "status", "diverged_at")} | _leaves(info["config"])
 
 
 def _tail(path: str, info: dict[str, Any]) -> dict[str, Any]:

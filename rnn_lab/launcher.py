@@ -34,7 +34,7 @@ from rnn_lab.jobs import RunsFailed, Task, check, fail, finished, metric, report
 from rnn_lab.options import options
 from rnn_lab.recording.collected import collect
 from rnn_lab.recording.journal import note
-from rnn_lab.recording.progress import Progress
+from rnn_lab.recording.progress import Progress, told
 from rnn_lab.recording.runs import ResultsError
 from rnn_lab.recording.store import discard_checkpoint, lock
 
@@ -147,9 +147,8 @@ class VectorizedLauncher(Launcher):
     def prepare(self, job_overrides: Sequence[Sequence[str]]) -> list[Prepared]:
         """Composes each job once and checks them all. Raises ConfigError with every problem, before anything is written."""
         found: dict[str, None] = {}  # in order, each once
-        for overrides in map(tuple, job_overrides):
-            if overrides in self._prepared:
-                continue
+        new = [job for job in dict.fromkeys(map(tuple, job_overrides)) if job not in self._prepared]
+        for overrides in told(new, "composing jobs"):
             try:
                 composed = self._compose(list(overrides))
                 config = typed(composed)
@@ -221,7 +220,7 @@ class VectorizedLauncher(Launcher):
 
     def _launch(self, jobs: list[Prepared]) -> list[JobReturn]:
         sweep, unique = jobs[0].directory.parent, {job.directory: job for job in jobs}
-        before = {directory: record for directory in unique if (record := finished(directory))}
+        before = {d: record for d in told(unique, "looking for what is trained already") if (record := finished(d))}
         todo = [job for directory, job in unique.items() if directory not in before]
         line = f"{len(jobs)} jobs, {len(unique)} runs, {len(before)} of them finished before"
         print(f"{sweep}: {line}")

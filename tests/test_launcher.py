@@ -111,6 +111,23 @@ def test_hydra_writes_what_it_writes_under_its_own_launcher(tmp_path):
     assert ours == theirs
 
 
+def test_a_sweep_in_several_waves_is_the_same_sweep(swept, tmp_path):
+    """So many jobs begin that what waits fits into memory; neither results nor what Hydra writes, job numbers included, show it."""
+    script = tmp_path / "waves.py"
+    script.write_text(
+        "import runpy, sys\nfrom rnn_lab import launcher\nlauncher.WAVE = 4\n"
+        f"sys.argv[0] = {str(TRAIN)!r}\nrunpy.run_path({str(TRAIN)!r}, run_name='__main__')\n"
+    )
+    ended = end(start(*SWEEP, cwd=tmp_path, script=script))
+    assert (ended.status, ended.err) == (0, "")
+    assert f"{SIX} completed" in ended.out
+    assert recorded(tmp_path) == recorded(swept)
+    for name, run in runs_of(tmp_path).items():
+        for file in (run / ".hydra").iterdir():
+            theirs = runs_of(swept)[name] / ".hydra" / file.name
+            assert file.read_text().replace(str(tmp_path), str(swept)) == theirs.read_text(), file
+
+
 def test_each_run_tells_what_it_was_and_how_it_ended(swept):
     loaded = results.load(swept / "runs" / "default")
     assert set(loaded.runs["status"]) == {"completed"}

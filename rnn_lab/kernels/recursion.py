@@ -12,7 +12,7 @@ import math
 from rnn_lab.kernels import cells
 from rnn_lab.kernels.cells import GRU, LEAKY, LSTM
 from rnn_lab.kernels.loops import add_row, copy_row
-from rnn_lab.kernels.scaling import add_immediate, log10_rms, normalise, scale, square_norm
+from rnn_lab.kernels.scaling import add_immediate, log10_rms, normalise, square_norm, with_exponent
 from rnn_lab.kernels.series import DE_DC, step_series
 from rnn_lab.kernels.tiles import ROWS, pointer, product
 from rnn_lab.kernels.vectors import add_by_symbol, copy, fill, inner
@@ -191,18 +191,7 @@ def gradients(cell, shape, inputs, below, before, delta, stride, t, steps, memor
             to = pointer(memory.given, (t - 1) * batch * width)
             product(own, width, 1, UT, width, to, width, rows, width, hidden, gate > 0)
         copy(e, pointer(memory.given_e, (t - 1) * batch), rows)
-    plain, scaled = delta, False
-    for m in range(rows):
-        scaled = scaled or e[m] != 0
-    if scaled:
-        plain = memory.step
-        for block in range(cell.deltas):
-            own = pointer(plain, block * rows * width)
-            copy(pointer(delta, block * stride), own, rows * width)
-            for m in range(rows):
-                if e[m] != 0:
-                    scale(pointer(own, m * width), e[m], width)
-        stride = rows * width
+    plain, stride = with_exponent(0, delta, e, cell.deltas, stride, rows, width, memory.step)
     size = -(-hidden // ROWS) * ROWS
     for gate in range(cell.gates):
         own, to = pointer(plain, (cell.first_W + gate) * stride), pointer(memory.dW, gate * width)

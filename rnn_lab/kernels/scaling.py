@@ -12,7 +12,7 @@ import numpy as np
 
 from rnn_lab.kernels.loops import add_row, squares
 from rnn_lab.kernels.tiles import PAD, apart, pointer
-from rnn_lab.kernels.vectors import inner
+from rnn_lab.kernels.vectors import copy, inner
 
 LOG10_2 = math.log10(2)
 SMALL, LARGE = 2.0**-40, 2.0**40  # of squared norms
@@ -77,6 +77,26 @@ _call_scale = apart(_scale)
 def scale(v, k, size):
     """v *= 2^k, rounding once."""
     _call_scale((v, k, size))
+
+
+@inner
+def with_exponent(most, v, e, blocks, stride, rows, width, to):
+    """(v whose rows all have the exponent `most`, where before row m had e[m]; its stride): v itself if they had, else in `to`.
+
+    v: `blocks` blocks of `rows` rows, `stride` apart.
+    """
+    same = True
+    for m in range(rows):
+        same = same and e[m] == most
+    if same:
+        return v, stride
+    for block in range(blocks):
+        own = pointer(to, block * rows * width)
+        copy(pointer(v, block * stride), own, rows * width)
+        for m in range(rows):
+            if e[m] != most:
+                scale(pointer(own, m * width), e[m] - most, width)
+    return to, rows * width
 
 
 @inner

@@ -7,7 +7,7 @@ import math
 
 from rnn_lab.kernels import cells
 from rnn_lab.kernels.cells import LSTM
-from rnn_lab.kernels.scaling import LOG10_2, log10_rms, norm_and_exponent, scale, square_norm
+from rnn_lab.kernels.scaling import LOG10_2, log10_rms, norm_and_exponent, scale, square_norm, with_exponent
 from rnn_lab.kernels.tiles import PAD, ROWS, pointer, product
 from rnn_lab.kernels.vectors import add_by_symbol, copy, fill, inner, sum_of_squares
 
@@ -68,21 +68,12 @@ def log10_summand(S, rows, gates, hidden, width, k):
 def one_scale(cell, shape, delta, stride, memory):
     """(delta_t of all examples with one exponent, its stride, that exponent): `delta` itself if they have one, else memory.step."""
     batch, width, s, k, e = shape.batch, shape.width, memory.s_delta, memory.k_delta, memory.e
-    most, some, same = 0, False, True
+    most, some = 0, False
     for n in range(batch):
         if s[n] != 0 and (not some or k[n] + e[n] > most):
             most, some = k[n] + e[n], True
-    for n in range(batch):
-        same = same and e[n] == most
-    if same:
-        return delta, stride, most
-    for block in range(cell.deltas):
-        own = pointer(memory.step, block * batch * width)
-        copy(pointer(delta, block * stride), own, batch * width)
-        for n in range(batch):
-            if e[n] != most:
-                scale(pointer(own, n * width), e[n] - most, width)
-    return memory.step, batch * width, most
+    D, stride = with_exponent(most, delta, e, cell.deltas, stride, batch, width, memory.step)
+    return D, stride, most
 
 
 @inner

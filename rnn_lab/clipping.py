@@ -38,14 +38,14 @@ def none(g: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
     return g, torch.zeros_like(threshold, dtype=torch.bool)
 
 
-def by_norm(g: Tensor, threshold: Tensor) -> tuple[Tensor, Tensor]:
-    """theta g / ||g|| where ||g|| >= theta (P13, Algorithm 1). threshold: (*runs,).
+def by_norm(g: Tensor, threshold: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """theta g / ||g|| where ||g|| >= theta (P13, Algorithm 1). threshold: (*runs,).  size: ||g||, if it is known.
 
     >>> by_norm(torch.tensor([[3.0, 4.0], [0.3, 0.4]]), torch.tensor([1.0, 1.0]))
     (tensor([[0.6000, 0.8000],
             [0.3000, 0.4000]]), tensor([ True, False]))
     """
-    size = norm(g)
+    size = norm(g) if size is None else size
     clipped = (size >= threshold) & torch.isfinite(size)
     if not clipped.is_cuda and not clipped.any():  # a GPU is not asked, since that would be waiting for it
         return g, clipped
@@ -134,13 +134,14 @@ class Settings:
         self.history = History(self.threshold.numel())
 
 
-Clip = Callable[[Tensor, Tensor, Settings], tuple[Tensor, Tensor]]  # gradient, parameters -> gradient to apply, clipped
+# gradient, its norm, parameters -> gradient to apply, clipped
+Clip = Callable[[Tensor, Tensor, Tensor, Settings], tuple[Tensor, Tensor]]
 
 CLIPS: dict[str, Clip] = {
-    "none": lambda g, theta, s: none(g, s.threshold),
-    "norm": lambda g, theta, s: by_norm(g, s.threshold),
-    "value": lambda g, theta, s: by_value(g, s.threshold),
-    "agc": lambda g, theta, s: by_unit(g, theta, s.factor, s.matrices),
+    "none": lambda g, size, theta, s: none(g, s.threshold),
+    "norm": lambda g, size, theta, s: by_norm(g, s.threshold, size),
+    "value": lambda g, size, theta, s: by_value(g, s.threshold),
+    "agc": lambda g, size, theta, s: by_unit(g, theta, s.factor, s.matrices),
     # AutoClip (Seetharaman et al. 2020): the threshold is a percentile of the run's norms so far, the current one included
-    "autoclip": lambda g, theta, s: by_norm(g, s.history.percentile(norm(g), s.percentile)),
+    "autoclip": lambda g, size, theta, s: by_norm(g, s.history.percentile(size, s.percentile), size),
 }

@@ -203,7 +203,8 @@ class Fused:
     def measured(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         if not self._measured:
             self._computed(measure=True)  # changes nothing but what is measured
-        scalars, omega = {"dE_dh/slope": probes.slope(self._program.curve())}, self._program.omega()
+        scalars = {"dE_dh/slope": torch.from_numpy(probes.slope(self._program.curve()))}
+        omega = self._program.omega()
         return scalars | ({} if omega is None else {"omega": omega}), self._program.timesteps()
 
     def contributions(self, lag: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -7,7 +7,9 @@ included.
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rnn_lab import jacobians, lyapunov, optimizers, vectorize
@@ -42,7 +44,7 @@ def floss_(
     steps: int,
     n: int,
     lr: Tensor,
-    active: Tensor,
+    active: NDArray[np.bool_],
 ) -> Tensor:
     """That many steps of Adam on `loss`, in place, for the runs where `active` (*runs,); their losses before each, (steps, *runs), float64.
 
@@ -73,7 +75,7 @@ def due(config: Config, step: int) -> bool:
 
 
 def floss(
-    configs: list[Config], step: int, task: Task, theta: Parameters, cell: Cell, active: Tensor
+    configs: list[Config], step: int, task: Task, theta: Parameters, cell: Cell, active: NDArray[np.bool_]
 ) -> dict[str, Tensor]:
     """The steps that the configs ask for, on fresh sequences (of these their last `flossing.window` time steps) from streams of their own.
 

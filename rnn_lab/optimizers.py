@@ -7,7 +7,9 @@ square float32 cannot hold (|g| > 1.8e19, unclipped) makes `rmsprop_` and `adam_
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -79,12 +81,12 @@ def update_(
     g: Tensor,
     state: tuple[Tensor, ...],
     settings: dict[str, Tensor],
-    active: Tensor,
+    active: Tensor | NDArray[np.bool_],
 ) -> None:
     """One update of the runs where `active` (*runs,) is true; the parameters and the state of the others are not touched."""
     if active.all():
         return optimizer.update_(theta, g, *state, **settings)
-    in_place = (theta, *state)
+    active, in_place = torch.as_tensor(active), (theta, *state)
     copies = [tensor[active] for tensor in in_place]
     moving, *its_state = copies
     optimizer.update_(moving, g[active], *its_state, **{name: each[active] for name, each in settings.items()})

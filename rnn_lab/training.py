@@ -96,7 +96,7 @@ class Training:
         self.before = self.theta.like() if first.probe.smoothness_every else None  # the parameters one update ago
 
         self.step, self.done = 0, False
-        self.active = torch.ones(len(configs), dtype=torch.bool)  # not on the device: the loop's own decisions
+        self.active = np.ones(len(configs), bool)  # NumPy: the loop's own decisions, at a third of the cost
         self.times_clipped, self.since = torch.zeros(len(configs), dtype=torch.float64, device=device), 0
 
     def advance(self) -> Iterator[Snapshot]:
@@ -117,19 +117,20 @@ class Training:
             self.engine.alpha = self.alpha / self.task.epoch(step, training.batch_size)
         loss, o = self.engine.gradients(measure=record)
         g = self.engine.grads.flat
-        applied, clipped = self.clip(g, self.theta.flat, self.clip_settings)
+        size = clipping.norm(g)
+        applied, clipped = self.clip(g, size, self.theta.flat, self.clip_settings)
         self.times_clipped, self.since = self.times_clipped + clipped, self.since + 1
 
-        finite = torch.isfinite((loss + clipping.norm(g)).cpu())  # the one time an update waits for a GPU
+        finite = np.isfinite((loss + size).cpu().numpy())  # the one time an update waits for a GPU
         diverged = self.active & ~finite & (training.updates > 0)
         rows = self.active if record else diverged
         if rows.any():  # between two rows: what a run died of
-            solved = torch.zeros_like(diverged)
+            solved = np.zeros_like(diverged)
             y = self.batches.targets()
             scalars = {
                 "train/loss": loss,
                 "train/error": self.task.wrong(o, y, self.batches.late).double().mean(-1),
-                **probes.gradient_scalars(g, applied, clipped),
+                **probes.gradient_scalars(g, size, applied, clipped),
                 "grad/clipped_fraction": self.times_clipped / self.since,
             }
             own, timesteps = self.engine.measured()
@@ -140,7 +141,7 @@ class Training:
                 shares, pairs = self._contributions()
                 scalars |= shares
             if evaluate and training.stop_when_solved:
-                solved = self.active & ~diverged & (scalars["eval/error"] < self.task.solved_below).cpu()
+                solved = self.active & ~diverged & (scalars["eval/error"] < self.task.solved_below).cpu().numpy()
             ending = diverged | solved
             if _spectrum_due(step, self.first):
                 scalars |= self._spectrum()
@@ -152,7 +153,7 @@ class Training:
             if record:
                 self.times_clipped, self.since = torch.zeros_like(self.times_clipped), 0
             self.active = self.active & ~ending
-            self.done = last or not bool(self.active.any())
+            self.done = last or not self.active.any()
         if self.done:
             return
         if self.before is not None:
@@ -202,21 +203,21 @@ class Training:
 
     def _snapshot(
         self,
-        runs: Tensor,
+        runs: NDArray[np.bool_],
         scalars: dict[str, Tensor],
         timesteps: dict[str, Tensor],
-        diverged: Tensor,
-        solved: Tensor,
+        diverged: NDArray[np.bool_],
+        solved: NDArray[np.bool_],
         contributions: Tensor | None,
     ) -> Snapshot:
         late = self.batches.late
         return Snapshot(
             self.step,
-            runs.numpy(),
+            runs,
             _to_host(scalars, torch.float64),
             _to_host(timesteps, torch.float32),
-            diverged.numpy(),
-            solved.numpy(),
+            diverged,
+            solved,
             np.zeros(len(runs), np.int64) if late is None else late.cpu().numpy(),
             None if contributions is None else contributions.float().cpu().numpy(),
         )

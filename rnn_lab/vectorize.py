@@ -249,7 +249,7 @@ class MiniBatches:
 
     def targets(self) -> Tensor:
         """y of the mini-batch at hand, (runs, L, batch, ...)."""
-        return self.at_hand()[1]
+        return self._on_device[1][:, self.k]
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """The next mini-batch of every run, as `tensors` gives it."""

@@ -46,7 +46,7 @@ def test_agc_is_a_loop_over_units(runs, layers):
     for matrix in theta.matrices(theta.flat):
         matrix[..., ::3] = 0
     g, s = gradients(theta), settings(theta, factor=0.05)
-    applied, clipped = clipping.CLIPS["agc"](g.flat, theta.flat, s)
+    applied, clipped = clipping.CLIPS["agc"](g.flat, clipping.norm(g.flat), theta.flat, s)
     after = theta.like()
     after.flat.copy_(applied)
     cut = 0
@@ -64,7 +64,7 @@ def test_agc_is_a_loop_over_units(runs, layers):
             torch.testing.assert_close(now[name], expected, rtol=1e-12, atol=0)
         assert clipped[run] == any_cut
     assert cut
-    untouched, none = clipping.CLIPS["agc"](1e-9 * g.flat, theta.flat, s)
+    untouched, none = clipping.CLIPS["agc"](1e-9 * g.flat, clipping.norm(1e-9 * g.flat), theta.flat, s)
     assert torch.equal(untouched, 1e-9 * g.flat)
     assert not none.any()
 
@@ -94,7 +94,7 @@ def test_autoclip_is_clipping_by_norm_at_the_percentile(runs):
     for n in range(12):
         g = gradients(theta, scale=2.0 ** (n * 5 % 7)).flat
         norms.append(clipping.norm(g).numpy())
-        applied, clipped = clipping.CLIPS["autoclip"](g, theta.flat, s)
+        applied, clipped = clipping.CLIPS["autoclip"](g, clipping.norm(g), theta.flat, s)
         level = torch.from_numpy(np.asarray(np.percentile(np.stack(norms), 25, axis=0)))
         torch.testing.assert_close(clipping.norm(applied), level.minimum(clipping.norm(g)))
         assert torch.equal(clipped, clipping.norm(g) >= level)
@@ -119,9 +119,9 @@ def test_what_each_clip_does_with_an_entry_that_is_not_finite(name, bad):
     """The table in clipping.py, line by line; the neighbouring run is clipped as if it were alone."""
     theta = random_parameters((2,), SIZES)
     g, s = gradients(theta, scale=10.0), settings(theta)
-    alone, _ = clipping.CLIPS[name](g.flat, theta.flat, settings(theta))
+    alone, _ = clipping.CLIPS[name](g.flat, clipping.norm(g.flat), theta.flat, settings(theta))
     g.layers[0].W[0, 2, 1] = bad
-    applied, clipped = clipping.CLIPS[name](g.flat, theta.flat, s)
+    applied, clipped = clipping.CLIPS[name](g.flat, clipping.norm(g.flat), theta.flat, s)
     torch.testing.assert_close(applied[1], alone[1], rtol=0, atol=0)
     expected = g.flat[0].clone()
     if name == "value":
@@ -141,6 +141,6 @@ def test_agc_in_float32_where_squares_do_not_fit():
     theta = random_parameters((), SIZES, dtype=torch.float32)
     g = gradients(theta)
     g.flat.mul_(1e37)
-    applied, _ = clipping.CLIPS["agc"](g.flat, theta.flat, settings(theta))
+    applied, _ = clipping.CLIPS["agc"](g.flat, clipping.norm(g.flat), theta.flat, settings(theta))
     for matrix, weight in zip(theta.matrices(applied), theta.matrices(theta.flat), strict=True):
         torch.testing.assert_close(matrix.norm(dim=0), 0.01 * weight.norm(dim=0), rtol=1e-5, atol=0)

@@ -68,7 +68,8 @@ class Found:
 
     def __init__(self, program, returned):
         self.objective, self.o = returned
-        self.flat, self.series, self.curve = program.grads.flat, program.timesteps(), program.curve()
+        self.flat, self.series = program.grads.flat, program.timesteps()
+        self.curve = torch.from_numpy(program.curve().copy())
         self.omega, self.grads = program.omega(), program.grads
 
 
@@ -345,7 +346,7 @@ def test_steps_that_a_run_sits_out_are_as_if_they_were_not_there(cell):
     case.fused(alpha=alpha)
     objective, _ = program(case.x[:, None], case.y[:, None], 0, True)  # leaves its states in the memory
     objective, _ = program(case.x[:, None], case.y[:, None], 0, True, late, weight, alpha)
-    series, omega, curve = program.timesteps(), program.omega(), program.curve()
+    series, omega, curve = program.timesteps(), program.omega(), torch.from_numpy(program.curve().copy())
     case.x, case.y, case.T = case.x[:, 2:], case.y[:, 2:], 5
     case.L = 5
     shorter = case.fused(alpha=alpha)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from oracle import random_parameters
 
-from rnn_lab import probes
+from rnn_lab import clipping, probes
 from rnn_lab.activations import ACTIVATIONS
 from rnn_lab.parameters import Parameters
 from rnn_lab.scaled import Scaled, scaled
@@ -92,7 +92,7 @@ def test_the_spectrum_of_a_broken_net_is_nan_and_its_neighbours_is_not():
 def test_gradient_scalars(runs):
     raw, applied = random(*runs, 9), random(*runs, 9, seed=1)
     clipped = torch.ones(runs, dtype=torch.bool)
-    found = probes.gradient_scalars(raw, applied, clipped)
+    found = probes.gradient_scalars(raw, clipping.norm(raw), applied, clipped)
     torch.testing.assert_close(found["grad/norm"], raw.square().sum(-1).sqrt())
     torch.testing.assert_close(found["grad/norm_clipped"], applied.square().sum(-1).sqrt())
     torch.testing.assert_close(found["grad/cosine"], torch.nn.functional.cosine_similarity(raw, applied, dim=-1))
@@ -103,7 +103,7 @@ def test_gradient_scalars(runs):
 def test_gradient_scalars_of_numbers_whose_products_float32_cannot_hold():
     """The cosine of clipped to raw is 1 for gradients of 1e38 and of 1e-38 alike."""
     raw = torch.tensor([[3e38, -2e38], [1e-38, 3e-38], [math.inf, 1.0], [math.nan, math.inf], [0.0, 0.0]])
-    found = probes.gradient_scalars(raw, 0.5 * raw, torch.zeros(5, dtype=torch.bool))
+    found = probes.gradient_scalars(raw, clipping.norm(raw), 0.5 * raw, torch.zeros(5, dtype=torch.bool))
     assert found["grad/cosine"][:2].tolist() == pytest.approx([1, 1])
     assert found["grad/cosine"][2:].isnan().all()
     assert found["grad/norm"][0].item() == pytest.approx(math.hypot(3e38, 2e38))

@@ -144,12 +144,12 @@ class Program:
 
     def timesteps(self) -> dict[str, Tensor]:
         """The series (R, layers, T) of the last call, if it measured."""
-        series = self._results.series
-        return {name: torch.from_numpy(series[:, place].copy()) for place, name in enumerate(self._names)}
+        series = torch.from_numpy(self._results.series.copy())
+        return dict(zip(self._names, series.unbind(1), strict=False))  # only an LSTM has the last
 
-    def curve(self) -> Tensor:
+    def curve(self) -> NDArray:
         """log10_norm of dE_T/dh_t in the top layer, (R, T), of the last call, if it measured: what the slope is fitted to."""
-        return torch.from_numpy(self._results.curve.copy())
+        return self._results.curve
 
     def omega(self) -> Tensor | None:
         """Omega (R,) of the last call, if it measured or had an alpha; None for gated cells, which have none."""

@@ -5,6 +5,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -345,13 +346,14 @@ def _frame(
 ) -> pd.DataFrame:
     """`counts[i]` rows of run i. Every run fills its part of columns allocated once: no loop over rows, and one copy of the data."""
     columns = {name: np.empty(sum(counts), kind) for name, kind in types.items()}
-    start = 0
-    for run, count in zip(runs, counts, strict=True):
-        own = columns_of(run) if count else {}
-        for name, column in columns.items() if count else ():
-            column[start : start + count] = own.get(name, np.nan)
-        start += count
-    return pd.DataFrame({"run_id": _ids(runs, counts)} | columns, copy=False)
+    with ThreadPoolExecutor(1) as meanwhile:  # Arrow and NumPy both let go of the interpreter
+        ids, start = meanwhile.submit(_ids, runs, counts), 0
+        for run, count in zip(runs, counts, strict=True):
+            own = columns_of(run) if count else {}
+            for name, column in columns.items() if count else ():
+                column[start : start + count] = own.get(name, np.nan)
+            start += count
+        return pd.DataFrame({"run_id": ids.result()} | columns, copy=False)
 
 
 def _ids(runs: list[Run], counts: list[int]) -> Any:

@@ -68,11 +68,18 @@ def line(ax: Axes, curve: pd.DataFrame, colour: object) -> None:
 def floor(ax: Axes, curves: pd.DataFrame, low: float, high: float, inches: float) -> float:
     """How low an axis from `low` to `high`, so many inches high, has to begin for the table of `numbers` to lie below all curves."""
     rows = 1 + len(curves.drop_duplicates(GROUP).dropna(subset=["theory_slope"]))
+    if rows == 1 or not _below(curves.loc[curves["lag"] == 0, "mean"].mean(), low, high):
+        return low
     share = min(BOTTOM + ROW * rows / inches, 0.75)
     left, right = ax.get_xlim()
     beside = curves.loc[curves["t"] >= right - WIDTH * (right - left), ["low", "mean"]].to_numpy(float)
     beside = beside[np.isfinite(beside)]
-    return min(low, (float(beside.min()) - share * high) / (1 - share)) if rows > 1 and beside.size else low
+    return min(low, (float(beside.min()) - share * high) / (1 - share)) if beside.size else low
+
+
+def _below(start: float, low: float, high: float) -> bool:
+    """Whether the table stands below the level that all curves come from, where there is more room."""
+    return start - low >= high - start
 
 
 def numbers(ax: Axes, curves: pd.DataFrame, colours: dict[str, Any], start: float) -> None:
@@ -92,7 +99,7 @@ def numbers(ax: Axes, curves: pd.DataFrame, colours: dict[str, Any], start: floa
         return VPacker(children=texts, pad=0, sep=1, align="right")
 
     low, high = ax.get_ylim()
-    corner, y = ("lower right", BOTTOM) if start - low >= high - start else ("upper right", 0.9)
+    corner, y = ("lower right", BOTTOM) if _below(start, low, high) else ("upper right", 0.9)
     table = HPacker(children=[column(0), column(1)], pad=0, sep=4)
     box = AnchoredOffsetbox(
         corner, child=table, pad=0.15, borderpad=0, bbox_to_anchor=(0.985, y), bbox_transform=ax.transAxes

@@ -67,7 +67,7 @@ def line(ax: Axes, curve: pd.DataFrame, colour: object) -> None:
 
 def floor(ax: Axes, curves: pd.DataFrame, low: float, high: float, inches: float) -> float:
     """How low an axis from `low` to `high`, so many inches high, has to begin for the table of `numbers` to lie below all curves."""
-    rows = 1 + len(curves.drop_duplicates(GROUP).dropna(subset=["theory_slope"]))
+    rows = 1 + len(_predicted(curves))
     if rows == 1 or not _below(curves.loc[curves["lag"] == 0, "mean"].mean(), low, high):
         return low
     share = min(BOTTOM + ROW * rows / inches, 0.75)
@@ -77,6 +77,11 @@ def floor(ax: Axes, curves: pd.DataFrame, low: float, high: float, inches: float
     return min(low, (float(beside.min()) - share * high) / (1 - share)) if beside.size else low
 
 
+def _predicted(curves: pd.DataFrame) -> pd.DataFrame:
+    """A row for each group that theory speaks of."""
+    return curves.drop_duplicates(GROUP).dropna(subset=["theory_slope"])
+
+
 def _below(start: float, low: float, high: float) -> bool:
     """Whether the table stands below the level that all curves come from, where there is more room."""
     return start - low >= high - start
@@ -84,7 +89,7 @@ def _below(start: float, low: float, high: float) -> bool:
 
 def numbers(ax: Axes, curves: pd.DataFrame, colours: dict[str, Any], start: float) -> None:
     """A table of slopes, measured and predicted, in the emptier corner at the right, where all curves come from the level `start`."""
-    groups = curves.drop_duplicates(GROUP).dropna(subset=["theory_slope"]).set_index("init")
+    groups = _predicted(curves).set_index("init")
     if groups.empty:
         return
     cells = [("measured", "theory", style.INK)]
@@ -113,7 +118,7 @@ def signed(value: float) -> str:
 
 
 def sentences(frame: pd.DataFrame) -> list[str]:
-    groups = frame.drop_duplicates(GROUP).dropna(subset=["theory_slope"])
+    groups = _predicted(frame)
     if groups.empty:
         return []
     known = groups.loc[groups["theory_inside"].notna(), "theory_inside"].astype(str).eq("True")

@@ -22,6 +22,7 @@ def slope(log10_norm: Array) -> Array:
     y = xp.asarray(log10_norm[..., -LAGS:], dtype=xp.float64)
     lag = xp.arange(y.shape[-1] - 1, -1, -1, dtype=xp.float64, device=y.device)
     finite = xp.isfinite(y)
-    few, n = finite.sum(-1) < 2, finite.sum(-1)[..., None]
-    lag_c = xp.where(finite, lag - (lag * finite).sum(-1)[..., None] / xp.where(n == 0, 1, n), 0.0)
-    return (lag_c * xp.where(finite, y, 0.0)).sum(-1) / xp.where(few, xp.nan, (lag_c * lag_c).sum(-1))
+    n = finite.sum(-1)
+    mean = (lag * finite).sum(-1) / xp.where(n == 0, 1, n)
+    lag_c = xp.where(finite, lag - mean[..., None], 0.0)
+    return (lag_c * xp.where(finite, y, 0.0)).sum(-1) / xp.where(n < 2, xp.nan, (lag_c * lag_c).sum(-1))

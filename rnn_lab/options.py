@@ -84,6 +84,11 @@ class Options:
             return 1
         return self.workers or (cores() if self.engine == "processes" else 1)
 
+    @property
+    def threads(self) -> int:
+        """How many a worker uses."""
+        return {"slurm": self.slurm.cpus, "ray": self.ray.cpus}.get(self.engine, 1)
+
     def problems(self) -> list[str]:
         """What is wrong, one line each; what the engine needs and does not find, too."""
         found = _broken(self, "hydra.launcher")

@@ -1,17 +1,21 @@
 """hydra.launcher.dry_run=true: what a command would do and what it would take. Nothing is written.
 
-Minutes and megabytes are measured where they can be: the first program of each shape trains a few updates in this process, and other
-programs of that shape take as much a run. What recording, Hydra and wandb take was measured once, on 2 cores.
+Minutes and megabytes are measured where they can be: the first program of each shape trains a few updates, and other programs of that shape
+take as much a run. Under another engine than serial it does so in as many processes as would share this machine, with a worker's threads.
+What recording, Hydra and wandb take was measured once, on 2 cores.
 """
 
+import multiprocessing
+import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from rnn_lab.config import Config, static_key
 from rnn_lab.evaluation import evaluations
 from rnn_lab.jobs import Task, plan
-from rnn_lab.options import Options
+from rnn_lab.options import Options, cores
 from rnn_lab.recording.store import finished_run, read_run
 from rnn_lab.training import Training
 
@@ -68,6 +72,21 @@ def measure(configs: list[Config]) -> Cost:
     return Cost(min(seconds[False] or [recorded]), recorded, evaluation, row)
 
 
+@contextmanager
+def _measuring(options: Options, programs: int) -> Iterator[Callable[[list[Config]], Cost]]:
+    """`measure` as the engine would train: the slowest of the workers that are at it at the same time."""
+    workers = min(options.at_once, programs, cores())
+    if options.engine == "serial" or not workers:
+        yield measure
+        return
+    with multiprocessing.get_context("forkserver").Pool(workers, _use, (options.threads,)) as pool:
+        yield lambda configs: max(pool.map(measure, [configs] * workers, chunksize=1), key=lambda cost: cost.update)
+
+
+def _use(threads: int) -> None:
+    os.environ["NUMBA_NUM_THREADS"] = str(threads)  # read when a kernel is first asked for
+
+
 def rehearse(tasks: Sequence[Task], options: Options, jobs: int) -> None:
     """Prints the jobs, what becomes of each, the programs, and what they are expected to take."""
     todo = [task for task in tasks if not finished_run(task.directory)]
@@ -78,15 +97,18 @@ def rehearse(tasks: Sequence[Task], options: Options, jobs: int) -> None:
     print(f"{jobs} jobs, {len(tasks)} runs, {len(tasks) - len(todo)} of them finished before")
     costs: dict[tuple, Cost] = {}
     seconds, size = 0.0, 0
-    for number, program in enumerate(programs, start=1):
-        config, step = planned[program[0]].config, steps[program[0]]
-        key = static_key(replace(config, training=replace(config.training, updates=0)))
-        if key not in costs:
-            costs[key] = measure([planned[index].config for index in program])
-        cost = costs[key]
-        own = len(program) * cost.seconds(config, step)
-        print(f"  program {number}: {len(program)} runs, updates {step} to {config.training.updates}, {_duration(own)}")
-        seconds, size = seconds + own, size + len(program) * cost.bytes(config, step)
+    with _measuring(options, len(programs)) as measured:
+        for number, program in enumerate(programs, start=1):
+            config, step = planned[program[0]].config, steps[program[0]]
+            key = static_key(replace(config, training=replace(config.training, updates=0)))
+            if key not in costs:
+                costs[key] = measured([planned[index].config for index in program])
+            cost = costs[key]
+            own = len(program) * cost.seconds(config, step)
+            print(
+                f"  program {number}: {len(program)} runs, updates {step} to {config.training.updates}, {_duration(own)}"
+            )
+            seconds, size = seconds + own, size + len(program) * cost.bytes(config, step)
     seconds /= max(1, min(options.at_once, len(programs)))
     print(
         f"about {_duration(seconds)} and {size / 1e6:.1f} MB expected, measured on a few updates; nothing was written"

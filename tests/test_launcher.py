@@ -515,7 +515,9 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(copied):
     assert times(copied) == before
 
 
-@pytest.mark.parametrize("mode", [[], ["-m"]], ids=["single", "multirun"])
+@pytest.mark.parametrize(
+    "mode", [[], ["-m"], ["hydra.launcher.engine=processes"]], ids=["single", "multirun", "processes"]
+)
 def test_a_dry_run_leaves_no_trace(tmp_path, mode):
     ended = train(*mode, *SMALL, "eval.every=2", "eval.sequences=10", "hydra.launcher.dry_run=true", cwd=tmp_path)
     assert (ended.status, ended.err) == (0, "")

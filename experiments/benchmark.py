@@ -430,13 +430,14 @@ def scaling(rounds: int, quick: bool) -> tuple[dict[str, float], dict[str, float
 
 
 def memory_formula(R: int, length: int, threads: int = 1) -> float:
-    """Bytes that Elman runs on temporal order add, with rows: T B (40 + 16 inputs) + 104 parameters a run, 4 T B H a thread.
+    """Bytes that Elman runs on temporal order add, with rows: T B (50 + 16 inputs) + 64 parameters a run, 4 T B H a thread.
 
     16 mini-batches of symbols as bytes, twice while they are drawn; a mini-batch one-hot, and in float64 for the theory at step 0;
-    gradients, optimiser, clip and rows; and the states of the run at hand, H padded to 56.
+    gradients, optimiser, clip and rows; and the states of the run at hand, H padded to 56. Parameters count less in large programs, whose
+    temporaries the allocator gives back, and more in short sequences: at T = 20 it may be off by a half.
     """
     parameters = INPUTS * HIDDEN + HIDDEN**2 + HIDDEN + HIDDEN * OUTPUTS + OUTPUTS
-    return threads * 4 * length * BATCH * 56 + R * (length * BATCH * (40 + 16 * INPUTS) + 26 * 4 * parameters)
+    return threads * 4 * length * BATCH * 56 + R * (length * BATCH * (50 + 16 * INPUTS) + 16 * 4 * parameters)
 
 
 def peak_memory(connection, R: int, length: int) -> None:

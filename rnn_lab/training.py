@@ -214,8 +214,8 @@ class Training:
         return Snapshot(
             self.step,
             runs,
-            _to_host(scalars, torch.float64),
-            _to_host(timesteps, torch.float32),
+            _to_host(scalars, np.float64),
+            _to_host(timesteps, np.float32),
             diverged,
             solved,
             np.zeros(len(runs), np.int64) if late is None else late.cpu().numpy(),
@@ -261,12 +261,13 @@ class Training:
         self.batches.restore([state["generator"] for state in states], self.step)
 
 
-def _to_host(values: dict[str, Tensor], dtype: torch.dtype) -> dict[str, NDArray]:
+def _to_host(values: dict[str, Tensor], dtype: type[np.floating]) -> dict[str, NDArray]:
     """Tensors of one shape as arrays; what is on a GPU comes in one go."""
     there = [name for name, value in values.items() if value.is_cuda]
     if there:
-        values = values | dict(zip(there, torch.stack([values[name].to(dtype) for name in there]).cpu(), strict=True))
-    return {name: value.to(dtype).numpy() for name, value in values.items()}
+        values = values | dict(zip(there, torch.stack([values[name].double() for name in there]).cpu(), strict=True))
+    with np.errstate(over="ignore"):  # what is too large for dtype is infinite there
+        return {name: value.numpy().astype(dtype, copy=False) for name, value in values.items()}
 
 
 def _due(every: int | None, step: int, last: bool = False) -> bool:

@@ -11,7 +11,7 @@ from rnn_lab import results
 from rnn_lab.recording.store import read_run
 
 RECORDED = ("steps.jsonl", "timesteps.f32")
-LONG = 600
+LONG = 1500
 # Programs of two runs, of the reference, which takes its time; B = 20, H = 50: bitwise in any program, since those that go on later may
 # be cut anew.
 THREE = ["-m", "task.length=10", "training.log_every=1", "tracker=none", f"training.updates=20,{LONG},21", "seed=0,1"]

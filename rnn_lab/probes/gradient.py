@@ -18,8 +18,15 @@ def gradient_scalars(raw: Tensor, size: Tensor, applied: Tensor, clipped: Tensor
         "grad/norm_clipped": size_applied,
         "grad/clipped": clipped.double(),
         "grad/cosine": _cosine(raw, size, applied, size_applied),
-        "grad/nonfinite": (~torch.isfinite(raw)).sum(-1).double(),
+        "grad/nonfinite": _nonfinite(raw, size),
     }
+
+
+def _nonfinite(raw: Tensor, size: Tensor) -> Tensor:
+    """How many entries of raw (*runs, P) are infinite or NaN, float64. Where all norms are finite, none is."""
+    if not size.is_cuda and torch.isfinite(size).all():  # a GPU is not asked, since that would be waiting for it
+        return torch.zeros_like(size)
+    return (~torch.isfinite(raw)).sum(-1).double()
 
 
 def _cosine(a: Tensor, size_a: Tensor, b: Tensor, size_b: Tensor) -> Tensor:

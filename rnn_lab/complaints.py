@@ -11,12 +11,12 @@ import hydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from rnn_lab.config import Config, ConfigError, leaves
+from rnn_lab.config import Config, ConfigError, leaves, shown
 from rnn_lab.recording.store import Locked
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # raised as data are written out, often without a name
 HINTS = (  # pattern over the message, the line that answers it
-    (r"Ambiguous value for argument '(?P<o>[^']*)'", "{o}: several values make a sweep; add -m"),
+    (r"(?s)Ambiguous value for argument '(?P<o>.*)'\s+1\.", "{o}: several values make a sweep; add -m"),
     (r"Could not find '(?P<group>[^'/]*)/(?P<option>[^']*)'", "{group}={option}: must be one of {options}"),
     (r"Could not override '(?P<key>[^']*)'", "{key}: no such key{close}"),
     (r"Key '(?P<key>[^']*)' (is )?not in", "{key}: no such key{close}"),
@@ -30,19 +30,23 @@ def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
             return str(ours)
     if isinstance(error, OSError) and (error.filename is not None or error.errno in NO_ROOM):
         return f"{error.filename or 'the disk'}: {error.strerror}"
-    if not isinstance(error, HydraException | OmegaConfBaseException) and not _hydra_refuses(error):
-        return "".join(traceback.format_exception(error)).rstrip()
     message = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
     known = {leaf.key: leaf for leaf in leaves(Config())}
-    groups = {key.split(".")[0] for key in known if "." in key}
+    groups = {key.split(".")[0] for key in known if "." in key} | {"preset", "method", "experiment"}
     arguments = overrides if overrides is not None else sys.argv[1:]
+    if "Config group override must be" in message or (isinstance(error, TypeError) and _in_hydra(error)):
+        given = [a.partition("=") for a in arguments]  # task=null, task=3, task=[null]
+        names = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_]\w*", re.IGNORECASE)
+        culprits = [
+            f"{k}={v and shown(v)}" for k, _, v in given if k.split("@")[0] in groups and not names.fullmatch(v)
+        ]
+        if culprits:
+            return f"{' '.join(culprits)}: a group takes the name of one of its options"
+    refused = isinstance(error, ValueError) and _in_hydra(error)
+    if not isinstance(error, HydraException | OmegaConfBaseException) and not refused:
+        return "".join(traceback.format_exception(error)).rstrip()
     if isinstance(error, OverrideParseException):
         return f"{error.override!r}: expected key=value; a value that is more than a word or a number wants quotes of its own"
-    if "Config group override must be" in message:  # task=null, task=3
-        given = [a.partition("=") for a in arguments]
-        names = re.compile(r"(?!(?:null|true|false|nan|inf)$)[A-Za-z_]\w*", re.IGNORECASE)
-        culprits = [f"{k}={v}" for k, _, v in given if k.split("@")[0] in groups and not names.fullmatch(v)]
-        return f"{' '.join(culprits)}: a group takes the name of one of its options"
     full_key = re.search(r"full_key: ([^\s\[]+)", message)
     if full_key and full_key[1] in known:
         key = full_key[1]
@@ -51,22 +55,20 @@ def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
             stood[1] if stood else "?",
             *(a.split("=", 1)[1] for a in arguments if a.lstrip("+").split("=", 1)[0] == key and "=" in a),
         ]
-        return f"{key}={given[-1]}: must be {known[key].rule.words}"
+        return f"{key}={given[-1] and shown(given[-1])}: must be {known[key].rule.words}"
     for pattern, answer in HINTS:
         if match := re.search(pattern, message):
             options = re.findall(r"^\t(\S+)$", message, re.MULTILINE)
             close = difflib.get_close_matches(match.groupdict().get("key", ""), [*groups, *known], n=1, cutoff=0.5)
             return answer.format(
-                **match.groupdict(), options=", ".join(options), close=f"; did you mean {close[0]}?" if close else ""
+                **{name: shown(value) for name, value in match.groupdict().items()},
+                options=", ".join(options),
+                close=f"; did you mean {close[0]}?" if close else "",
             )
-    return " ".join(message.split())
+    return shown(" ".join(message.split()))
 
 
-def _hydra_refuses(error: BaseException) -> bool:
-    """Whether Hydra itself raised a plain ValueError: that, too, is about the command line."""
+def _in_hydra(error: BaseException) -> bool:
+    """Whether Hydra itself raised a plain error: that, too, is about the command line."""
     frames = traceback.extract_tb(error.__traceback__)
-    return (
-        isinstance(error, ValueError)
-        and bool(frames)
-        and Path(hydra.__file__).parent in Path(frames[-1].filename).parents
-    )
+    return bool(frames) and Path(hydra.__file__).parent in Path(frames[-1].filename).parents

@@ -288,15 +288,20 @@ def _plain(value: Any) -> Any:
 def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
     """What is wrong, one line each; empty if nothing is. `overrides`: the command line's, for rules about what may stand beside what."""
     found = [
-        f"{leaf.key}={_shown(leaf.value)}: must be {leaf.rule.words}"
+        f"{leaf.key}={shown(leaf.value)}: must be {leaf.rule.words}"
         for leaf in leaves(config)
         if not leaf.rule.holds(leaf.value)
     ]
     found = found or [
-        f"{leaf.key}={_shown(leaf.value)}: must be less than 2^63"
+        f"{leaf.key}={shown(leaf.value)}: must be less than 2^63"
         for leaf in leaves(config)
         if _largest(leaf.value) >= 2**63
     ]
+    lists = [o for o in overrides or [] if "=[" in o]
+    several = [
+        o for o in lists if (key := o.split("=")[0]) in ("preset", "method") or is_dataclass(getattr(config, key, None))
+    ]
+    found += [f"{shown(o)}: takes one name; several make a sweep, with -m and without brackets" for o in several]
     if found:
         return found
     from rnn_lab.tasks import OF_CORPORA, TASKS  # imports torch
@@ -306,15 +311,14 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
         found.append(f"task.length={task.length}: {task.name} needs at least {shortest}")
     for key, lengths in (("task.length_range", task.length_range), ("eval.lengths", config.eval.lengths)):
         if lengths is not None and min(lengths) < shortest:
-            found.append(f"{key}={_shown(lengths)}: {task.name} needs at least {shortest}")
+            found.append(f"{key}={shown(lengths)}: {task.name} needs at least {shortest}")
     if task.name in CORPUS_TASKS:
         found += _problems_of_corpus(config)
     elif config.regularizer.decay == "epoch":
         found.append(f"regularizer.decay=epoch: {task.name} has no epochs; use task=characters or music")
     given = {o.lstrip("+").split("=", 1)[0] for o in overrides or []}
     if task.length_range is not None and "task.length" in given:
-        shown = _shown(task.length_range)
-        found.append(f"task.length={task.length} and task.length_range={shown}: give one of the two")
+        found.append(f"task.length={task.length} and task.length_range={shown(task.length_range)}: give one of the two")
     for std, scale in (("std", "scale"), ("input_std", "input_scale"), ("output_std", "output_scale")):
         if getattr(init, std) is not None and (getattr(init, scale) != 1 or {f"init.{std}", f"init.{scale}"} <= given):
             found.append(
@@ -376,10 +380,10 @@ def _problems_of_corpus(config: Config) -> list[str]:
     task = config.task
     for key, value in (("task.length_range", task.length_range), ("eval.lengths", config.eval.lengths)):
         if value is not None:
-            return [f"{key}={_shown(value)}: not with task={task.name}, whose task.length is where gradients end"]
+            return [f"{key}={shown(value)}: not with task={task.name}, whose task.length is where gradients end"]
     if task.name == "music" and not corpora.chorales.installed():
         return ["task=music: music21, which has the scores, is not installed; pip install '.[music]'"]
-    source = f"task.path={_shown(task.path)}" if task.name == "characters" else "task=music"
+    source = f"task.path={shown(task.path)}" if task.name == "characters" else "task=music"
     try:
         few = of_corpus(task.name, task.path, task.length, task.ahead).few(config.training.batch_size)
     except corpora.CorpusError as error:
@@ -398,9 +402,10 @@ def without_kernel(config: Config) -> str | None:
     return None if training.truncation is None else f"training.truncation={training.truncation}"
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as one writes it on the command line, in printable characters."""
     if isinstance(value, list):
-        return f"[{','.join(map(_shown, value))}]"
+        return f"[{','.join(map(shown, value))}]"
     plain = str(value)
     return "null" if value is None else plain if plain and plain.isprintable() else repr(value)
 

@@ -38,6 +38,7 @@ MISTAKES = {
     "+hydra.launcher.slurm.tasks=3": "hydra.launcher.slurm.tasks: no such key",
     "hydra.launcher.max_runs=0": "hydra.launcher.max_runs=0: must be null or a whole number >= 1",
     "hydra.launcher.checkpoint_seconds=-1": "hydra.launcher.checkpoint_seconds=-1: must be a finite number >= 0",
+    "task=[addition,multiplication]": "task=[addition,multiplication]: takes one name; several make a sweep, with -m and without brackets",
     "hydra.launcher.dry_run=maybe": "hydra.launcher.dry_run=maybe: must be true or false",
 }
 

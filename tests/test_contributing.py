@@ -43,13 +43,25 @@ def test_every_recipe_is_there():
     assert list(RECIPES) == ["A task", "A cell", "A probe", "A remedy", "A figure"]
 
 
-@pytest.mark.slow  # each compiles the kernels anew
-@pytest.mark.parametrize("title", RECIPES)
-def test_a_recipe_works(tmp_path, title):
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A copy of the repository."""
     root = tmp_path / "lab"
     for room in ("conf", "rnn_lab", "experiments", "analysis"):
         shutil.copytree(ROOT / room, root / room, ignore=shutil.ignore_patterns("__pycache__", "runs"))
     shutil.copy(ROOT / "pyproject.toml", root)
+    return root
+
+
+@pytest.mark.parametrize("title", RECIPES)
+def test_a_recipe_fits(root, title):
+    """The lines that it names are there, once each."""
+    assert "python experiments/" in follow(RECIPES[title], root)
+
+
+@pytest.mark.slow  # each compiles the kernels anew
+@pytest.mark.parametrize("title", RECIPES)
+def test_a_recipe_works(root, title):
     commands = follow(RECIPES[title], root)
     environment = ENVIRONMENT | {"PYTHONPATH": str(root), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     script = ["bash", "-euo", "pipefail", "-c", commands]

@@ -470,12 +470,14 @@ def test_a_resumed_run_waits_for_the_mirror_of_its_killed_trainer(tmp_path: Path
     process.kill()
     ended(process)
     code = """
+from rnn_lab.recording import checked
 for scale in SCALES:
     with (run_info(sweep, scale).directory / "steps.jsonl").open("ab") as steps, \\
          (run_info(sweep, scale).directory / "timesteps.f32").open("ab") as timesteps:
         for row in made_rows(scale)[6:]:
-            timesteps.write(np.stack([row.timesteps[name] for name in SERIES]).astype("<f4").tobytes())
-            steps.write((json.dumps({"step": row.step, **row.scalars}) + "\\n").encode())
+            block = np.stack([row.timesteps[name] for name in SERIES]).astype("<f4").tobytes()
+            timesteps.write(block)
+            steps.write(checked.line({"step": row.step, **row.scalars}, block))
     wandb.mirror(run_info(sweep, scale).directory, "offline", "rnn_lab", "dE_dh")
 print("told", flush=True)
 wandb.close()

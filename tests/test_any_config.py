@@ -256,6 +256,7 @@ def test_a_config_of_legal_values_trains_like_autograd_or_is_refused(options, ov
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @thorough
 @given(options, overrides)
 def test_many_configs_of_legal_values(options, overrides):
@@ -269,6 +270,7 @@ def test_a_config_of_wrong_values_is_refused_in_lines_that_name_a_key(overrides,
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @thorough
 @given(options, overrides, mistakes)
 def test_many_configs_of_wrong_values(options, overrides, mistakes):

@@ -61,6 +61,8 @@ def test_the_first_job_trains_two_steps(experiment, tmp_path):
     assert list(loaded.steps["step"]) == [0, 1, 2]
 
 
+LARGE = ("_hours", "_paper", "phase_diagram")
+LONG = [pytest.param(p, marks=pytest.mark.long) if p.stem.endswith(LARGE) else p for p in EXPERIMENTS]
 SLOW = [pytest.param(p, marks=pytest.mark.slow) if p.stem.endswith(("_hours", "_paper")) else p for p in EXPERIMENTS]
 
 
@@ -73,7 +75,7 @@ def test_every_job_is_sound(experiment, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("experiment", LONG, ids=lambda p: p.stem)
 def test_every_job_probes_its_untrained_net(experiment, tmp_path):
     ended = train(f"experiment={experiment.stem}", "training.updates=0", "tracker=none", cwd=tmp_path)
     assert ended.status == 0, ended.err

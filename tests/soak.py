@@ -74,7 +74,8 @@ def of_a_sweep(folder: Path, runs: int, trained: int) -> dict[str, Any]:
         "trained": trained,
         "train": train(*only, f"seed=range({trained})", cwd=folder),
     }
-    multiply(sweep, runs)
+    if trained < runs:
+        multiply(sweep, runs)
     found["status"] = measured(sys.executable, ROOT / "experiments" / "status.py", sweep, "--once", cwd=folder)
     for file in sweep.glob("*.parquet"):
         file.unlink()

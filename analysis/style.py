@@ -185,10 +185,9 @@ def save(fig: Figure, frame: pd.DataFrame, out_dir: Path, name: str, provenance:
     told = "; ".join(f"{key}: {value}" for key, value in origin.items() if key != "runs")
     pdf = {"Title": name, "Subject": told, "Keywords": origin.get("runs", ""), "CreationDate": None}
     fig.draw_without_rendering()  # lays it out,
-    fig.set_layout_engine("none")  # once for all,
-    for (
-        ax
-    ) in fig.axes:  # to places without the last digits, which the layout's solver computes now this way, now that way
+    fig.set_layout_engine("none")  # once for all
+    # The layout's solver computes the last digits of a place now this way, now that way
+    for ax in fig.axes:
         ax.set_position(np.round(ax.get_position(original=True).bounds, 6).tolist(), which="original")
     fig.savefig(paths[0], metadata=pdf)
     fig.savefig(paths[1], metadata={"Title": name} | {f"rnn_lab {key}": value for key, value in origin.items()})

@@ -11,7 +11,7 @@ import hydra
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from rnn_lab.config import Config, ConfigError, leaves, shown
+from rnn_lab.config import GROUPS, Config, ConfigError, leaves, shown
 from rnn_lab.recording.store import Locked
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # raised as data are written out, often without a name
@@ -32,7 +32,7 @@ def complaint(error: BaseException, overrides: list[str] | None = None) -> str:
         return f"{error.filename or 'the disk'}: {error.strerror}"
     message = "\n".join(str(e) for e in (error, error.__cause__) if e is not None)
     known = {leaf.key: leaf for leaf in leaves(Config())}
-    groups = {key.split(".")[0] for key in known if "." in key} | {"preset", "method", "experiment"}
+    groups = GROUPS | {"experiment"}
     arguments = overrides if overrides is not None else sys.argv[1:]
     if "Config group override must be" in message or (isinstance(error, TypeError) and _in_hydra(error)):
         given = [a.partition("=") for a in arguments]  # task=null, task=3, task=[null]

@@ -238,6 +238,12 @@ class Config:
     tracker: Tracker = field(default_factory=Tracker)
 
 
+GROUPS = {f.name for f in fields(Config) if is_dataclass(f.type)} | {
+    "preset",
+    "method",
+}  # of which a config takes one each
+
+
 class Leaf(NamedTuple):
     """One key of a config: "clip.threshold", its value, its rule, and whether it is static."""
 
@@ -297,10 +303,7 @@ def problems(config: Config, overrides: list[str] | None = None) -> list[str]:
         for leaf in leaves(config)
         if _largest(leaf.value) >= 2**63
     ]
-    lists = [o for o in overrides or [] if "=[" in o]
-    several = [
-        o for o in lists if (key := o.split("=")[0]) in ("preset", "method") or is_dataclass(getattr(config, key, None))
-    ]
+    several = [o for o in overrides or [] if "=[" in o and o.split("=")[0] in GROUPS]
     found += [f"{shown(o)}: takes one name; several make a sweep, with -m and without brackets" for o in several]
     if found:
         return found

@@ -6,7 +6,6 @@ What recording, Hydra and wandb take was measured once, on 2 cores.
 """
 
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from rnn_lab.config import Config, static_key
 from rnn_lab.evaluation import evaluations
+from rnn_lab.executors.work import use
 from rnn_lab.jobs import Task, plan
 from rnn_lab.options import Options, cores
 from rnn_lab.recording.store import finished_run, read_run
@@ -79,12 +79,8 @@ def _measuring(options: Options, programs: int) -> Iterator[Callable[[list[Confi
     if options.engine == "serial" or not workers:
         yield measure
         return
-    with multiprocessing.get_context("forkserver").Pool(workers, _use, (options.threads,)) as pool:
+    with multiprocessing.get_context("forkserver").Pool(workers, use, (options.threads,)) as pool:
         yield lambda configs: max(pool.map(measure, [configs] * workers, chunksize=1), key=lambda cost: cost.update)
-
-
-def _use(threads: int) -> None:
-    os.environ["NUMBA_NUM_THREADS"] = str(threads)  # read when a kernel is first asked for
 
 
 def rehearse(tasks: Sequence[Task], options: Options, jobs: int) -> None:

@@ -5,8 +5,9 @@ import itertools
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -92,15 +93,22 @@ def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], where:
     if not paths:
         raise ResultsError("no runs given: expected run or sweep directories")
     asked = conditions(where)
-    collecting = gc.isenabled()
-    gc.disable()  # of a million small objects that live on; looking for dead ones among them takes a tenth of the time
-    try:
+    with _without_collector():
         sources = {key: source for path in paths for key, source in _sources(path).items()}
         try:
             return _results(sources, asked, collected=True)
         except Damaged as damage:
             warnings.warn(f"{damage}; reading the runs' own files", stacklevel=2)
             return _results(sources, asked, collected=False)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """A million small objects are made and live on: looking for dead ones among them would take a tenth of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
     finally:
         if collecting:
             gc.enable()

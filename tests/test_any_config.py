@@ -243,9 +243,8 @@ def trains_or_is_refused(arguments: list[str]) -> None:
     compare(training, 0)
     training = Training(training.configs)
     list(training.advance())
-    if (
-        not training.done and not training.task.carries_state
-    ):  # test_streams.py compares what begins with a carried state
+    # What begins with a carried state is compared in test_streams.py
+    if not training.done and not training.task.carries_state:
         compare(training, 1)
 
 

@@ -162,12 +162,12 @@ def test_omega_regularises():
 
 
 def test_the_truncations_bias_is_against_the_full_gradient_of_the_same_step():
-    base = {"training.dtype": "float64", "training.updates": 0, "init.scale": 1.5}
+    base = {"training.dtype": "float64", "training.updates": 0, "init.scale": 1.5, "training.kernel": "reference"}
     full, cut = rows([short(base)])[0][0], rows([short(base | {"training.truncation": 2})])[0][0]
     cosine, ratio = cut["truncation/cosine"], cut["grad/norm"] / full["grad/norm"]
     assert cut["truncation/bias"] ** 2 == pytest.approx(1 + ratio**2 - 2 * ratio * cosine)
     assert cut["truncation/bias"] > 0
-    assert cut["dE_dh/slope"] == pytest.approx(full["dE_dh/slope"], rel=1e-12), "the probes see the full gradient"
+    assert cut["dE_dh/slope"] == full["dE_dh/slope"], "the probes see the full gradient"
     assert "truncation/bias" not in full
 
 

@@ -21,11 +21,16 @@ def train(
     own: users' cells, where the process has not run their script.
     """
     OWN.update(own or {})
-    os.environ["NUMBA_NUM_THREADS"] = str(cores)  # read when a kernel is first asked for
+    use(cores)
     todo = [job for job in jobs if not finished_run(job.directory)]
     trained = run_program(todo, Silent(len(todo), 0), checkpoint_seconds) if todo else []
     outcomes = dict(zip((job.directory for job in todo), trained, strict=True))
     return [outcomes.get(job.directory) or recorded(job, "") for job in jobs]
+
+
+def use(cores: int) -> None:
+    """This process's kernels, of which none has been asked for yet, run on so many cores."""
+    os.environ["NUMBA_NUM_THREADS"] = str(cores)  # read when a kernel is first asked for
 
 
 def recorded(job: Job, lost: str) -> Outcome:

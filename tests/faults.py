@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -197,23 +198,31 @@ def catches(child: int, number: int) -> bool:
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-def until(sweep: Sweep, child: int, kind: str, rng: random.Random) -> int | None:
-    """Watches until the moment of a fault; the exit status of a command that ends before. kind: "early": within half a second; "rows":
-    when some more rows are there; "end": when a run is about to end.
+MOMENTS = ("early", "rows", "end", "rows")
+
+
+def until(sweep: Sweep, child: int, moment: str, rng: random.Random) -> int | None:
+    """Watches until the moment of a fault, and leaves the command stopped there; the exit status of a command that ends before.
+    moment: "early": within half a second; "rows": when some more rows are there; "end": when a run is about to end. That is soon over,
+    hence the command does not go on while we look.
     """
     while not catches(child, signal.SIGTERM):  # before, Python itself is still starting
         time.sleep(0.005)
     launched, began, before = sweep.log_size(), time.monotonic(), sweep.rows()
-    moment, more = rng.uniform(0, 0.5), rng.randint(1, 5 + 10 * sweep.unfinished())
+    early, more = rng.uniform(0, 0.5), rng.randint(1, 5 + 10 * sweep.unfinished())
     while (status := ended(child)) is None:
+        if moment == "end":
+            os.kill(child, signal.SIGSTOP)
         sweep.watch()
-        if kind == "early" and time.monotonic() - began > moment:
+        if (
+            (moment == "early" and time.monotonic() - began > early)
+            or (moment == "rows" and sweep.rows() >= before + more)
+            or (moment == "end" and sweep.phase(launched) == "finishing")
+        ):
+            os.kill(child, signal.SIGSTOP)
             break
-        if kind == "rows" and sweep.rows() >= before + more:
-            break
-        if kind == "end" and sweep.phase(launched) == "finishing":
-            break
-        time.sleep(0.005)
+        os.kill(child, signal.SIGCONT)
+        time.sleep(0.002 if moment == "end" else 0.005)
     return status
 
 
@@ -342,19 +351,22 @@ OF_WANDB = {
 OF_WORKERS = {"worker killed": kill_named("forkserver")}
 
 
-def disturb(sweep: Sweep, name: str, do: Doing, rng: random.Random) -> None:
-    """Starts the command and does one fault to it, with a clock that may have been put back before."""
+def disturb(sweep: Sweep, name: str, moment: str, do: Doing, rng: random.Random) -> bool:
+    """Starts the command and does one fault to it, with a clock that may have been put back before; False where the command ended before
+    its moment.
+    """
     clock = timedelta(seconds=-rng.choice([3600, 864000])) if rng.random() < 0.15 else timedelta()
     if clock:
         sweep.figures.faults["clock put back"] += 1
     launched, said, child = sweep.log_size(), len(sweep.said()), sweep.start(clock)
     exits = {0}
     try:
-        status = until(sweep, child, rng.choice(["early", "rows", "rows", "end"]), rng)
-        if status is None:
+        status = until(sweep, child, moment, rng)
+        if in_time := status is None:
             sweep.figures.during[sweep.phase(launched)] += 1
             sweep.figures.faults[name] += 1
             exits |= do(sweep, child, rng)
+            os.kill(child, signal.SIGCONT)
             status = wait(sweep, child)
     finally:
         (sweep.folder.parent / "ballast").unlink(missing_ok=True)
@@ -369,6 +381,7 @@ def disturb(sweep: Sweep, name: str, do: Doing, rng: random.Random) -> None:
     )
     check("Traceback" not in sweep.said()[said:], "a traceback after", name)
     rest(sweep)
+    return in_time
 
 
 def rest(sweep: Sweep) -> None:
@@ -562,7 +575,7 @@ def campaign(faults: int, seed: int, folder: Path, seconds: float) -> Figures:
     statuses = undisturbed.statuses()
     check(statuses["completed"] + statuses["diverged"] == RUNS and statuses["diverged"] > 0, statuses)
     truth = Truth(undisturbed)
-    deck: list[str] = []
+    deck: list[tuple[str, str]] = []
     while sum(figures.faults.values()) < faults and time.monotonic() < end:
         kind = figures.sweeps % 10
         sweep = Sweep(folder / f"sweep{figures.sweeps}", ENGINES.get(kind, PLAIN), figures)
@@ -570,12 +583,16 @@ def campaign(faults: int, seed: int, folder: Path, seconds: float) -> Figures:
         done: list[str] = []
         try:
             for number in range(rng.randint(3, 5) if special else rng.randint(6, 12)):
-                deck = deck or rng.sample(list(FAULTS), len(FAULTS))
-                name = list(special)[number % len(special)] if special and number < 2 else deck.pop()
+                deck = deck or list(zip(rng.sample(list(FAULTS), len(FAULTS)), cycle(MOMENTS)))
+                if special and number < 2:
+                    name, moment = list(special)[number % len(special)], rng.choice(MOMENTS)
+                else:
+                    name, moment = deck.pop()
                 done.append(name)
                 if not sweep.runs() or not sweep.unfinished():
                     remove_finished(sweep, rng)
-                disturb(sweep, name, (FAULTS | special)[name], rng)
+                if not disturb(sweep, name, moment, (FAULTS | special)[name], rng) and name in FAULTS:
+                    deck.append((name, moment))  # next time
                 looked_at(sweep, truth)
                 for _ in range(rng.choice([0, 1, 1, 2, 3])):
                     harm(sweep, rng)

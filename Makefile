@@ -65,7 +65,7 @@ figures: demo
 	for experiment in pathological_minutes characters_minutes; do \
 		$(BIN)/python experiments/train.py experiment=$$experiment && $(BIN)/python analysis/tables.py runs/$$experiment || exit 1; done
 	@if $(BIN)/python -c "import music21" 2> /dev/null; \
-		then $(BIN)/python experiments/train.py experiment=music_minutes && $(BIN)/python analysis/tables.py runs/music_minutes; \
+		then $(BIN)/python experiments/train.py experiment=music_minutes && $(BIN)/python analysis/tables.py runs/characters_minutes runs/music_minutes; \
 		else echo "Not made: the table of polyphonic music, which needs $(BIN)/pip install '.[music]'"; fi
 
 bench: .venv

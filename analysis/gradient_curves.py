@@ -63,7 +63,7 @@ def _record(results: Results, step: int) -> pd.DataFrame:
 
 
 def draw(frame: pd.DataFrame) -> Figure:
-    panels = sorted(frame["panel"].unique(), key=lambda panel: (panel in grouping.GATED, panel))
+    panels = sorted(frame["panel"].unique(), key=lambda panel: (panel in grouping.GATED.values(), panel))
     if len(panels) > MOST_COLUMNS:
         raise ResultsError(f"{len(panels)} columns do not fit a page: choose with --where model.name=..., say")
     steps, lengths, inits = (

@@ -14,7 +14,7 @@ IGNORED = ("sweep", "seed", "tracker.", "eval.", "probe.", "training.updates", "
 # What acts through updates only: at step 0 it has not acted yet.
 AFTER_UPDATES = ("clip.", "optimizer.", "regularizer.")
 GROUP = ["panel", "length", "init", "variant"]
-GATED = ("lstm", "gru")
+GATED = {"lstm": "LSTM", "gru": "GRU"}
 ENDED = ("completed", "diverged")
 MOST_VARIANTS = 6
 
@@ -38,7 +38,7 @@ def groups(results: Results, ignored: tuple[str, ...] = ()) -> pd.DataFrame:
     scale, std = "scale " + leaf("init.scale", 1).map(text), "std " + leaf("init.std", None).map(text)
     named = runs[["run_id", "status"]].assign(
         seed=leaf("seed", 0),
-        panel=activation.where(model.eq("elman"), model + " " + activation).where(~model.isin(GATED), model),
+        panel=activation.where(model.eq("elman"), model + " " + activation).where(~model.isin(GATED), model.map(GATED)),
         length=leaf("task.length", 0).astype(int),
         init=scale.where(std.eq("std null"), std).where(preset.eq("none"), preset),
     )

@@ -113,7 +113,7 @@ def draw(frame: pd.DataFrame) -> Figure:
         curves.axhline(0, color=style.INK, lw=0.5, zorder=1)
         curves.set(title=f"{panel}, length {length}", xlabel="lag $T - t$")
         half_lives(lives, part, labels, colours)
-    axes[0, 0].set_ylabel("log10 relative to lag 0")
+    axes[0, 0].set_ylabel(r"$\log_{10}$ relative to lag 0")
     axes[0, 0].set_ylim(*style.limits(frame[["low", "high"]]))
     axes[1, 0].set(yticks=range(len(labels)), yticklabels=map(style.short, labels), ylim=(len(labels) - 0.5, -0.5))
     low, high = style.limits(frame.drop_duplicates([*GROUP, "kind"])[["half_life"]].transform(np.log10), least=0.25)

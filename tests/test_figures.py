@@ -236,7 +236,7 @@ def test_a_single_run_a_std_and_a_preset_have_their_names(tmp_path):
     write_run(tmp_path / "b", config={"model": {"name": "lstm"}})
     table = gradient_flow.table(load(tmp_path / "b"))
     assert set(zip(table["panel"], table["init"], strict=True)) == {
-        ("tanh", "std 0.01"), ("tanh", "pascanu_smart_tanh"), ("lstm", "scale 4"),
+        ("tanh", "std 0.01"), ("tanh", "pascanu_smart_tanh"), ("LSTM", "scale 4"),
     }  # fmt: skip
 
 

@@ -49,11 +49,11 @@ def test_curves_are_those_recorded_relative_to_the_last_step(sweep, table):
         rows = loaded.timesteps[(loaded.timesteps["step"] == step) & loaded.timesteps["run_id"].isin(runs["run_id"])]
         mean = rows.groupby("lag")["dE_dh/log10_norm"].mean()
         own = table[
-            (table["panel"] == "gru") & (table["init"] == "scale 4") & (table["length"] == 20) & (table["step"] == step)
+            (table["panel"] == "GRU") & (table["init"] == "scale 4") & (table["length"] == 20) & (table["step"] == step)
         ]
         own = own.set_index("lag")["relative"].sort_index()
         np.testing.assert_allclose(own, mean - mean[0], atol=1e-6)
-    assert set(table["panel"]) == {"sigmoid", "tanh", "gru"}
+    assert set(table["panel"]) == {"sigmoid", "tanh", "GRU"}
 
 
 def test_no_curve_passes_its_bound(table):
@@ -71,10 +71,10 @@ def test_no_curve_passes_its_bound(table):
 def test_what_is_drawn_is_the_table(table):
     fig = gradient_curves.draw(table)
     axes = np.array(fig.axes).reshape(2, 3)
-    assert [ax.get_title() for ax in axes[0]] == ["sigmoid", "tanh", "gru"]
+    assert [ax.get_title() for ax in axes[0]] == ["sigmoid", "tanh", "GRU"]
     for row, step in zip(axes, (0, 4), strict=True):
         assert ("untrained" if step == 0 else "after 4 updates") in row[0].get_ylabel()
-        for ax, panel in zip(row, ("sigmoid", "tanh", "gru"), strict=True):
+        for ax, panel in zip(row, ("sigmoid", "tanh", "GRU"), strict=True):
             own = table[(table["panel"] == panel) & (table["step"] == step)].sort_values("lag")
             named = {line.get_label(): line for line in ax.lines}
             for init in ("scale 0.5", "scale 4"):

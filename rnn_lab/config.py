@@ -238,10 +238,8 @@ class Config:
     tracker: Tracker = field(default_factory=Tracker)
 
 
-GROUPS = {f.name for f in fields(Config) if is_dataclass(f.type)} | {
-    "preset",
-    "method",
-}  # of which a config takes one each
+# Of each of these a config takes one.
+GROUPS = {f.name for f in fields(Config) if is_dataclass(f.type)} | {"preset", "method"}
 
 
 class Leaf(NamedTuple):
